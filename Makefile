@@ -1,0 +1,38 @@
+# postgres_lock: build, install and test with PGXS. `make demo`, `make test` and `make bench` need
+# nothing but make and a Debian system; they live in test/ and bring what else they use.
+
+EXTENSION = postgres_lock
+MODULE_big = postgres_lock
+OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
+DATA = $(wildcard $(srcdir)/sql/postgres_lock--*.sql)
+
+REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
+REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock
+ISOLATION = $(notdir $(basename $(wildcard $(srcdir)/test/specs/*.spec)))
+ISOLATION_OPTS = --inputdir=$(srcdir)/test --load-extension=postgres_lock
+TAP_TESTS = 1
+PROVE_TESTS = test/t/*.pl
+
+# PostgreSQL's headers are made for C: -isystem keeps their warnings out of ours
+PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CXXFLAGS = -std=c++20 -Wall -Wextra -fno-exceptions -fno-rtti -fno-threadsafe-statics \
+	-Wno-register
+SHLIB_LINK = -lcrypto
+
+srcdir ?= .
+PG_CONFIG ?= pg_config
+
+# these three find or install their own PostgreSQL
+ifeq ($(filter demo test bench,$(MAKECMDGOALS)),)
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# the bitcode step is not given PG_CXXFLAGS
+COMPILE.cxx.bc += $(PG_CXXFLAGS)
+
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp)
+else
+.PHONY: demo test bench
+demo test bench:
+	@PG_CONFIG='$(PG_CONFIG)' $(srcdir)/test/$@/run
+endif

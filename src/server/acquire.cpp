@@ -1,0 +1,292 @@
+/*
+ * acquire.cpp: the rules for taking locks and giving them back.
+ *
+ * What is refused, what is warned of, and when. A warning is a point where a cancel may strike, so
+ * each is raised before the lock is taken or given back.
+ */
+#include "acquire.hpp"
+
+#include "context.hpp"
+#include "deadline.hpp"
+#include "holds.hpp"
+#include "module.hpp"
+
+#include <algorithm>
+
+namespace pglock
+{
+namespace
+{
+/* Adds the lock's name to whatever is raised or logged while it is acquired. */
+class naming_context
+{
+  public:
+	explicit naming_context(const lock_key &key)
+	{
+		callback.callback = add;
+		callback.arg = const_cast<lock_key *>(&key);
+		callback.previous = error_context_stack;
+		error_context_stack = &callback;
+	}
+
+	/* to be called by hand: nothing here may need a destructor when an error passes */
+	void
+	end()
+	{
+		error_context_stack = callback.previous;
+	}
+
+  private:
+	static void
+	add(void *key)
+	{
+		errcontext("while acquiring lock %s", describe(*static_cast<lock_key *>(key)));
+	}
+
+	ErrorContextCallback callback;
+};
+static_assert(std::is_trivially_destructible_v<naming_context>);
+
+void
+check_allowed(const lock_key &key, const request &how)
+{
+	if (RecoveryInProgress() && !settings::allow_on_standby)
+		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+						errmsg("cannot acquire lock %s on a standby", describe(key)),
+						errdetail("It would not exclude sessions of the primary."),
+						errhint("Acquire it on the primary. To exclude sessions of this standby "
+								"only, set \"pglock.allow_on_standby\" to on.")));
+	if (how.scope == scope::session && !settings::session_scope)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("cannot acquire lock %s at session scope", describe(key)),
+						errdetail("\"pglock.session_scope\" is off, as sessions here are shared "
+								  "by a connection pool."),
+						errhint("Acquire it at transaction scope, in a transaction block: "
+								"pglock.acquire(key, scope => 'transaction').")));
+	if (IsParallelWorker())
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+						errmsg("cannot acquire lock %s in a parallel worker", describe(key)),
+						errhint("Mark the function that acquires it PARALLEL UNSAFE.")));
+}
+
+void
+warn_of_scope(const lock_key &key, const request &how)
+{
+	if (how.scope != scope::transaction || !settings::warnings ||
+		!context::transaction_ends_with_statement())
+		return;
+	ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
+					  errmsg("lock %s is held for this statement only", describe(key)),
+					  errdetail("Transaction scope ends with the transaction, and there is no "
+								"transaction block."),
+					  errhint("Acquire it after BEGIN, or at session scope.")));
+}
+
+void
+warn_of_waiting(const lock_key &key)
+{
+	if (!settings::warnings || !context::has_fixed_snapshot())
+		return;
+	ereport(WARNING,
+			(errmsg("the transaction will not see what the holder of lock %s writes", describe(key)),
+			 errdetail("Its isolation level is above READ COMMITTED, and it has taken its snapshot "
+					   "before the wait."),
+			 errhint("Acquire the lock before the transaction, at session scope, or use READ "
+					 "COMMITTED.")));
+}
+
+void
+warn_of_waiting_with_snapshot(const lock_key &key)
+{
+	if (!settings::warnings)
+		return;
+	ereport(WARNING,
+			(errmsg("waiting for lock %s with a snapshot", describe(key)),
+			 errdetail("CALL pglock.lock() waits without one only as a statement of its own, "
+					   "outside a transaction block, first in its pipeline, and without volatile "
+					   "functions in its arguments."),
+			 errhint("Until the lock is acquired, VACUUM and CREATE INDEX CONCURRENTLY have to "
+					 "wait for this session.")));
+}
+
+/* Would whoever gets a lock after us miss what this transaction has written. */
+bool
+writes_are_unseen()
+{
+	return settings::warnings && context::has_written();
+}
+
+void
+warn_of_unseen_writes(const char *what)
+{
+	ereport(WARNING, (errmsg("%s released before the transaction that has written commits", what),
+					  errdetail("The next holder cannot see what this transaction wrote."),
+					  errhint("Release after COMMIT, or acquire at transaction scope.")));
+}
+
+/* Says why a lock that is held was not released: nothing of it is held at session scope. */
+void
+warn_of_transaction_scope(const lock_key &key, std::optional<mode> only)
+{
+	if (!settings::warnings)
+		return;
+	for (mode m : modes)
+	{
+		if (only.value_or(m) != m || !manager::holds({key.lock_id, m}))
+			continue;
+		ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
+						  errdetail("It is released when the transaction ends, not before.")));
+		return;
+	}
+}
+
+/* One lock of an acquire or acquire_all. */
+bool
+take_or_wait(const lock_key &key, const request &how)
+{
+	naming_context naming(key);
+	bool held = holds::take(key, how.mode, how.scope);
+
+	if (!held && how.deadline != deadline::at_once)
+	{
+		warn_of_waiting(key);
+		held = holds::wait(key, how.mode, how.scope, how.deadline,
+						   manager::when_late::answer);
+	}
+	naming.end();
+	return held;
+}
+
+/* Takes those at the front of `keys` that can be had in time; says how many in `taken`. */
+void
+take_until_refused(std::span<const lock_key> keys, const request &how, volatile size_t &taken)
+{
+	while (taken < keys.size() && take_or_wait(keys[taken], how))
+		taken = taken + 1;
+}
+
+void
+undo_all(std::span<const lock_key> keys, const request &how)
+{
+	for (const lock_key &key : keys)
+		holds::undo(key, how.mode, how.scope);
+}
+
+/* Sorts by lock id, so that all who take several locks do it in one order; drops repeated ones. */
+std::span<lock_key>
+in_order(std::span<lock_key> keys)
+{
+	std::sort(keys.begin(), keys.end(),
+			  [](const lock_key &a, const lock_key &b) { return a.lock_id < b.lock_id; });
+	auto end = std::unique(keys.begin(), keys.end(), [](const lock_key &a, const lock_key &b) {
+		return a.lock_id == b.lock_id;
+	});
+	return keys.first(static_cast<size_t>(end - keys.begin()));
+}
+} // namespace
+
+bool
+acquire(const lock_key &key, const request &how)
+{
+	check_allowed(key, how);
+	warn_of_scope(key, how);
+	return take_or_wait(key, how);
+}
+
+bool
+acquire_all(std::span<lock_key> keys, const request &how)
+{
+	volatile size_t taken = 0;
+
+	if (keys.empty())
+		return true;
+	check_allowed(keys[0], how);
+	warn_of_scope(keys[0], how);
+	keys = in_order(keys);
+
+	PG_TRY();
+	{
+		take_until_refused(keys, how, taken);
+	}
+	PG_CATCH();
+	{
+		/* levels of transaction scope go with the transaction, or with its subtransaction */
+		if (how.scope == scope::session)
+			undo_all(keys.first(taken), how);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	if (taken == keys.size())
+		return true;
+	undo_all(keys.first(taken), how);
+	return false;
+}
+
+void
+lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
+{
+	check_allowed(key, how);
+
+	bool may_end_transaction = context::may_end_transaction(call);
+	naming_context naming(key);
+	bool held = holds::take(key, how.mode, how.scope);
+
+	if (!held && how.deadline != deadline::at_once)
+	{
+		if (may_end_transaction)
+			context::drop_snapshot();
+		else
+		{
+			warn_of_waiting_with_snapshot(key);
+			warn_of_waiting(key);
+		}
+		held = holds::wait(key, how.mode, how.scope, how.deadline, manager::when_late::raise);
+	}
+	naming.end();
+	if (!held)
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("could not acquire lock %s in time", describe(key))));
+}
+
+bool
+release(const lock_key &key, std::optional<mode> only)
+{
+	std::optional<mode> newest = holds::newest(key, only);
+
+	if (!newest)
+	{
+		warn_of_transaction_scope(key, only);
+		return false;
+	}
+	if (holds::is_last_level(key, *newest) && writes_are_unseen())
+		warn_of_unseen_writes(psprintf("lock %s is", describe(key)));
+	holds::give_back(key, *newest);
+	return true;
+}
+
+int64
+release_all()
+{
+	if (writes_are_unseen() && holds::levels() > 0)
+		warn_of_unseen_writes("locks are");
+	return holds::give_back_all();
+}
+
+int64
+release_all(std::span<lock_key> keys)
+{
+	int64 levels = 0;
+
+	keys = in_order(keys);
+	for (const lock_key &key : keys)
+		levels += holds::levels(key);
+	if (levels > 0 && writes_are_unseen())
+		warn_of_unseen_writes("locks are");
+
+	levels = 0;
+	for (const lock_key &key : keys)
+		levels += holds::give_back_all(key);
+	return levels;
+}
+} // namespace pglock

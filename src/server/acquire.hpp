@@ -1,0 +1,46 @@
+/*
+ * acquire.hpp: the rules for taking locks and giving them back.
+ */
+#pragma once
+
+#include "key.hpp"
+#include "lock.hpp"
+
+#include <optional>
+#include <span>
+
+namespace pglock
+{
+/* How a lock is to be taken. */
+struct request
+{
+	pglock::mode mode;
+	pglock::scope scope;
+	TimestampTz deadline; /* the end of waiting, or one of those in deadline.hpp */
+};
+
+/* Takes a lock. False: it was not to be had in time, and nothing was taken. */
+bool acquire(const lock_key &key, const request &how);
+
+/*
+ * Takes all locks or none, in the order of their ids, whatever is raised half way. Sorts `keys` and
+ * drops those that are there twice.
+ */
+bool acquire_all(std::span<lock_key> keys, const request &how);
+
+/*
+ * Takes a lock at session scope, or raises 55P03. Waits without a snapshot if `call`, the procedure
+ * call it is made for, allows it.
+ */
+void lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call);
+
+/*
+ * Gives back the newest level that this session holds at session scope, in mode `only` if given.
+ * False: there is none.
+ */
+bool release(const lock_key &key, std::optional<mode> only);
+
+/* Gives back the levels of session scope that were taken through pglock, and says how many. */
+int64 release_all();
+int64 release_all(std::span<lock_key> keys);
+} // namespace pglock

@@ -1,0 +1,30 @@
+/*
+ * context.hpp: where in the client's work a call stands.
+ */
+#pragma once
+
+#include "pg.hpp"
+
+namespace pglock::context
+{
+/* Did the client's own statement make this call, rather than a function or a DO block it runs. */
+bool is_top_level();
+
+/* Would a lock of transaction scope that is taken now be gone when the statement ends. */
+bool transaction_ends_with_statement();
+
+/* Does the transaction read from a snapshot that it has taken already and will not renew. */
+bool has_fixed_snapshot();
+
+/* Has the transaction written, so that others will see something new when it commits. */
+bool has_written();
+
+/*
+ * Is `call`, of a procedure, the client's whole command and the first of its transaction, so that
+ * ending the transaction here ends nothing of the client's.
+ */
+bool may_end_transaction(FunctionCallInfo call);
+
+/* Ends the transaction and begins another, which has no snapshot. Needs may_end_transaction(). */
+void drop_snapshot();
+} // namespace pglock::context

@@ -1,0 +1,460 @@
+/*
+ * holds.cpp: this session's books.
+ *
+ * Order of work: what can fail comes first (room in the books), then the lock, then only stores
+ * that can't fail. A failure in between leaves a hold in the books that is not held, which the next
+ * look removes.
+ */
+#include "holds.hpp"
+
+#include "module.hpp"
+
+#include <cstring>
+
+namespace pglock::holds
+{
+namespace
+{
+HTAB *table = nullptr;
+MemoryContext memory = nullptr;
+
+/* The start of the last command of the client that took a level of session scope */
+TimestampTz last_taking_command = 0;
+
+/* when the table has grown to this size, look for holds that are no longer held */
+constexpr long smallest_prune_size = 64;
+long prune_size = smallest_prune_size;
+
+uint32
+hash_lock_id(const void *key, Size)
+{
+	uint64 id;
+
+	/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
+	memcpy(&id, key, sizeof(id));
+	return static_cast<uint32>((id * UINT64CONST(0x9E3779B97F4A7C15)) >> 32);
+}
+
+void
+create_table()
+{
+	HASHCTL control = {};
+
+	if (memory == nullptr)
+		memory = AllocSetContextCreate(TopMemoryContext, "pglock", ALLOCSET_DEFAULT_SIZES);
+	control.keysize = sizeof(int64);
+	control.entrysize = sizeof(hold);
+	control.hash = hash_lock_id;
+	control.hcxt = memory;
+	table = hash_create("pglock holds", smallest_prune_size, &control,
+						HASH_ELEM | HASH_FUNCTION | HASH_CONTEXT);
+}
+
+void
+forget_levels(hold &h, mode m, int64 count)
+{
+	int64 &taken = h.in(m).taken_by_command;
+
+	h.levels.remove(m, count);
+	taken = Max(taken - count, 0);
+}
+
+/* Brings the books of one lock in line with the lock manager. What was lost was the newest. */
+void
+refresh(hold &h)
+{
+	for (mode m : modes)
+	{
+		hold::possession &held = h.in(m);
+		int64 of_session = 0;
+
+		if (held.entry == nullptr)
+			continue;
+		if (manager::is_unbroken(held.entry, {h.lock_id, m}))
+		{
+			of_session = manager::levels(held.entry, scope::session);
+			if (of_session == held.entry->nLocks)
+				held.transaction_since = 0;
+		}
+		else
+			held.entry = nullptr;
+		if (of_session == 0)
+			held.session_since = 0;
+
+		int64 lost = h.levels.count(m) - of_session;
+
+		if (lost > 0)
+			forget_levels(h, m, lost);
+	}
+}
+
+bool
+is_held(hold &h)
+{
+	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr;
+}
+
+void
+remove(hold &h)
+{
+	h.levels.clear();
+	if (h.name != nullptr)
+		pfree(h.name);
+	hash_search(table, &h.lock_id, HASH_REMOVE, nullptr);
+}
+
+void
+refresh_or_remove(hold &h)
+{
+	refresh(h);
+	if (!is_held(h))
+		remove(h);
+}
+
+template <typename Function>
+void
+for_each_hold(Function function)
+{
+	HASH_SEQ_STATUS scan;
+
+	if (table == nullptr)
+		return;
+	hash_seq_init(&scan, table);
+	while (void *found = hash_seq_search(&scan))
+		function(*static_cast<hold *>(found)); /* which may remove this one */
+}
+
+void
+prune()
+{
+	for_each_hold(refresh_or_remove);
+	prune_size = Max(smallest_prune_size, 2 * hash_get_num_entries(table));
+}
+
+/* The books of that lock, in line with the lock manager; nullptr if there are none. */
+hold *
+find(int64 lock_id)
+{
+	if (table == nullptr)
+		return nullptr;
+
+	auto found = static_cast<hold *>(hash_search(table, &lock_id, HASH_FIND, nullptr));
+
+	if (found != nullptr)
+		refresh(*found);
+	return found;
+}
+
+void
+check_limit(const lock_key &key)
+{
+	hold *known = find(key.lock_id);
+
+	if (settings::max_holds == 0 || (known != nullptr && is_held(*known)))
+		return;
+	if (table != nullptr && hash_get_num_entries(table) >= settings::max_holds)
+		prune();
+	if (table == nullptr || hash_get_num_entries(table) < settings::max_holds)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					errmsg("could not acquire lock %s: the session holds too many locks",
+						   describe(key)),
+					errdetail("The session holds %ld different locks, and \"pglock.max_holds\" "
+							  "is %d.",
+							  hash_get_num_entries(table), settings::max_holds),
+					errhint("Release locks that are no longer needed, or have a superuser raise "
+							"the limit.")));
+}
+
+/* The books of a lock that is about to be taken, with room for one more level. */
+hold &
+reserve(const lock_key &key)
+{
+	bool found;
+
+	if (settings::max_holds > 0)
+		check_limit(key);
+	if (table == nullptr)
+		create_table();
+	if (hash_get_num_entries(table) >= prune_size)
+		prune();
+
+	auto &h = *static_cast<hold *>(hash_search(table, &key.lock_id, HASH_ENTER, &found));
+
+	if (!found)
+	{
+		int64 lock_id = h.lock_id;
+
+		memset(static_cast<void *>(&h), 0, sizeof(h));
+		h.lock_id = lock_id;
+	}
+	else
+		refresh(h);
+	if (h.name == nullptr && key.name.data() != nullptr)
+		h.name = shown_name(key.name, memory);
+	h.levels.reserve(memory);
+	return h;
+}
+
+/* Books a level that the lock manager has just granted. Never raises. */
+void
+book(hold &h, mode m, scope as, LOCALLOCK *entry)
+{
+	hold::possession &held = h.in(m);
+	TimestampTz &since = as == scope::session ? held.session_since : held.transaction_since;
+	TimestampTz command = GetCurrentStatementStartTimestamp();
+
+	if (held.entry == nullptr)
+		held.session_since = held.transaction_since = 0;
+	manager::mark_unbroken(entry);
+	held.entry = entry;
+	if (since == 0)
+		since = GetCurrentTimestamp();
+	if (as == scope::transaction)
+		return; /* its end, or its rollback, gives the level back */
+
+	if (h.command != command)
+	{
+		h.command = last_taking_command = command;
+		for (mode other : modes)
+			h.in(other).taken_by_command = 0;
+	}
+	held.taken_by_command++;
+	h.levels.push(m);
+}
+
+bool
+book_if_taken(hold &h, mode m, scope as, LOCALLOCK *entry)
+{
+	if (entry != nullptr)
+		book(h, m, as, entry);
+	else if (!is_held(h))
+		remove(h);
+	return entry != nullptr;
+}
+
+int64
+session_levels(const lock &asked)
+{
+	hold *h = find(asked.lock_id);
+	LOCALLOCK *entry = h != nullptr ? h->in(asked.mode).entry : nullptr;
+
+	if (entry == nullptr)
+		entry = manager::find(asked);
+	return entry != nullptr ? manager::levels(entry, scope::session) : 0;
+}
+
+int64
+levels(const hold &h)
+{
+	return h.levels.count(mode::exclusive) + h.levels.count(mode::shared);
+}
+
+void
+give_back(hold &h, mode m, int64 count)
+{
+	forget_levels(h, m, count);
+	for (int64 i = 0; i < count; i++)
+		manager::give_back({h.lock_id, m}, scope::session);
+}
+
+int64
+give_back_all(hold &h)
+{
+	int64 given_back = 0;
+
+	refresh(h);
+	for (mode m : modes)
+	{
+		int64 count = h.levels.count(m);
+
+		give_back(h, m, count);
+		given_back += count;
+	}
+	refresh_or_remove(h);
+	return given_back;
+}
+
+/*
+ * Called when a transaction or subtransaction is rolled back. If that is so because the command of
+ * the client that is running has failed, what it took at session scope is given back: the client
+ * sees an error, and does not know what it holds. Errors that the command caught itself, and
+ * rollbacks that were asked for, take nothing away.
+ */
+void
+give_back_if_command_failed()
+{
+	TimestampTz command = GetCurrentStatementStartTimestamp();
+
+	if (last_taking_command != command)
+		return;
+	/*
+	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
+	 * transaction is not (yet) marked as to be rolled back.
+	 */
+	if (ActivePortal != nullptr || error_context_stack != nullptr ||
+		TransactionBlockStatusCode() == 'E')
+		return;
+	for_each_hold([=](hold &h) {
+		if (h.command != command)
+			return;
+		refresh(h);
+		for (mode m : modes)
+			give_back(h, m, h.in(m).taken_by_command);
+		refresh_or_remove(h);
+	});
+}
+
+void
+at_transaction_end(XactEvent event, void *)
+{
+	if (event == XACT_EVENT_ABORT)
+		give_back_if_command_failed();
+}
+
+void
+at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		give_back_if_command_failed();
+}
+} // namespace
+
+bool
+take(const lock_key &key, mode m, scope as)
+{
+	hold &h = reserve(key);
+
+	return book_if_taken(h, m, as, manager::take({key.lock_id, m}, as));
+}
+
+bool
+wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_late late)
+{
+	hold &h = reserve(key);
+
+	return book_if_taken(h, m, as, manager::wait({key.lock_id, m}, as, deadline, late));
+}
+
+void
+undo(const lock_key &key, mode m, scope as)
+{
+	hold *h = find(key.lock_id);
+
+	if (h == nullptr || h->in(m).entry == nullptr)
+		return;
+	if (as == scope::session)
+		give_back(*h, m, 1);
+	else
+		manager::give_back({key.lock_id, m}, scope::transaction);
+	refresh_or_remove(*h);
+}
+
+std::optional<mode>
+newest(const lock_key &key, std::optional<mode> only)
+{
+	hold *h = find(key.lock_id);
+
+	if (!only && h != nullptr && !h->levels.empty())
+		return h->levels.top();
+	for (mode m : modes)
+		if (only.value_or(m) == m && session_levels({key.lock_id, m}) > 0)
+			return m;
+	return std::nullopt;
+}
+
+bool
+is_last_level(const lock_key &key, mode m)
+{
+	hold *h = find(key.lock_id);
+	LOCALLOCK *entry = h != nullptr ? h->in(m).entry : nullptr;
+
+	if (entry == nullptr)
+		entry = manager::find({key.lock_id, m});
+	return entry != nullptr && entry->nLocks == 1;
+}
+
+void
+give_back(const lock_key &key, mode m)
+{
+	hold *h = find(key.lock_id);
+
+	if (h == nullptr)
+	{
+		manager::give_back({key.lock_id, m}, scope::session);
+		return;
+	}
+	give_back(*h, m, 1);
+	refresh_or_remove(*h);
+}
+
+int64
+levels(const lock_key &key)
+{
+	hold *h = find(key.lock_id);
+
+	return h != nullptr ? levels(*h) : 0;
+}
+
+int64
+levels()
+{
+	int64 total = 0;
+
+	for_each_hold([&](hold &h) {
+		refresh(h);
+		total += levels(h);
+	});
+	return total;
+}
+
+int64
+give_back_all(const lock_key &key)
+{
+	hold *h = find(key.lock_id);
+
+	return h != nullptr ? give_back_all(*h) : 0;
+}
+
+int64
+give_back_all()
+{
+	int64 total = 0;
+
+	for_each_hold([&](hold &h) { total += give_back_all(h); });
+	return total;
+}
+
+void
+watch_transactions()
+{
+	RegisterXactCallback(at_transaction_end, nullptr);
+	RegisterSubXactCallback(at_subtransaction_end, nullptr);
+}
+
+void
+for_each_row(void (*visit)(const row &, void *), void *argument)
+{
+	for_each_hold([=](hold &h) {
+		refresh(h);
+		for (mode m : modes)
+		{
+			const hold::possession &held = h.in(m);
+
+			if (held.entry == nullptr)
+				continue;
+
+			int64 of_session = manager::levels(held.entry, scope::session);
+			int64 of_transaction = manager::levels(held.entry, scope::transaction);
+
+			if (held.session_since != 0)
+				visit({h.lock_id, h.name, m, scope::session, of_session, held.session_since},
+					  argument);
+			if (held.transaction_since != 0)
+				visit({h.lock_id, h.name, m, scope::transaction, of_transaction,
+					   held.transaction_since},
+					  argument);
+		}
+	});
+}
+} // namespace pglock::holds

@@ -1,0 +1,38 @@
+/*
+ * key.hpp: the names of locks, and the lock ids they hash to.
+ */
+#pragma once
+
+#include "pg.hpp"
+
+#include <string_view>
+#include <type_traits>
+
+namespace pglock
+{
+/*
+ * What a caller names a lock by. The name is in the database encoding and lives as long as the
+ * caller's memory context; it has no data if the lock is known by its id only.
+ */
+struct lock_key
+{
+	int64 lock_id;
+	std::string_view name;
+};
+static_assert(std::is_trivially_destructible_v<lock_key>);
+
+/* The key of a name. Raises 22P05 and the like if the name has no form in UTF-8. */
+lock_key key_of_name(std::string_view name);
+
+/* The key of a bare lock id. */
+lock_key key_of_id(int64 lock_id);
+
+/* Names longer than this many bytes are shown shortened, at a character boundary, with "..." */
+constexpr int shown_name_bytes = 255;
+
+/* The name as it is shown, allocated in `context`, zero-terminated. */
+char *shown_name(std::string_view name, MemoryContext context);
+
+/* For messages: "NAME" in its quotes, or `id NUMBER`. Allocated in the current context. */
+const char *describe(const lock_key &key);
+} // namespace pglock

@@ -1,0 +1,67 @@
+/*
+ * lock.hpp: PostgreSQL's lock manager, as far as advisory locks go.
+ */
+#pragma once
+
+#include "pg.hpp"
+
+namespace pglock
+{
+enum class mode : uint8 { exclusive, shared };
+enum class scope : uint8 { session, transaction };
+
+constexpr mode modes[] = {mode::exclusive, mode::shared};
+
+/* A lock in one mode, as the lock manager knows it: what pg_advisory_lock(lock_id) takes. */
+struct lock
+{
+	int64 lock_id;
+	pglock::mode mode;
+
+	LOCKTAG tag() const;
+	LOCKMODE lockmode() const;
+};
+
+namespace manager
+{
+/*
+ * Takes the lock if it is to be had at once; nullptr if not. Raises 53200 if the lock table is
+ * full. A session that holds the lock in either mode at either scope counts as one holder.
+ */
+LOCALLOCK *take(const lock &wanted, scope as);
+
+enum class when_late { answer, raise };
+
+/*
+ * Waits for a lock this session does not hold in that mode, until `deadline` at the latest.
+ * nullptr: the deadline passed. Whatever is raised, and when nullptr is returned, the lock is not
+ * held.
+ *
+ * With when_late::answer the transaction can go on after nullptr, at the cost of a subtransaction;
+ * with when_late::raise the caller has to raise an error.
+ */
+LOCALLOCK *wait(const lock &wanted, scope as, TimestampTz deadline, when_late late);
+
+/* Gives back one level that was taken at that scope; the caller knows there is one. */
+void give_back(const lock &held, scope as);
+
+/* Does this session hold the lock, at any scope. */
+bool holds(const lock &asked);
+
+/* Has any session taken or asked for the lock, in any mode. */
+bool is_wanted(int64 lock_id);
+
+/* This session's entry for the lock, nullptr if it does not hold it. */
+LOCALLOCK *find(const lock &asked);
+
+/*
+ * Is `entry`, which was this session's entry for `asked`, still that, and has the lock been held
+ * without a break since mark_unbroken()? Entries are never freed, only reused.
+ */
+bool is_unbroken(const LOCALLOCK *entry, const lock &asked);
+void mark_unbroken(LOCALLOCK *entry);
+
+/* How many levels of the entry are held at that scope. */
+int64 levels(const LOCALLOCK *entry, scope as);
+} // namespace manager
+} // namespace pglock

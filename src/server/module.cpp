@@ -1,0 +1,53 @@
+/*
+ * module.cpp: what PostgreSQL sees when it loads the library: magic, settings, callbacks.
+ *
+ * Works preloaded and loaded by the first call of a function. Settings that were set before the
+ * library was loaded are placeholders until then; PostgreSQL checks them, and who set them, here.
+ */
+#include "module.hpp"
+
+#include "compat.hpp"
+#include "holds.hpp"
+
+extern "C"
+{
+	PG_MODULE_MAGIC;
+	PGDLLEXPORT void _PG_init(void);
+}
+
+namespace pglock::settings
+{
+bool warnings = true;
+bool session_scope = true;
+bool allow_on_standby = false;
+int max_holds = 0;
+
+static void
+define()
+{
+	DefineCustomBoolVariable("pglock.warnings",
+							 "Warns where a lock cannot protect what it seems to protect.", nullptr,
+							 &warnings, true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+	DefineCustomBoolVariable("pglock.session_scope",
+							 "Allows locks to be taken at session scope.",
+							 "Turn it off for roles or databases behind a pooler that shares "
+							 "sessions between transactions.",
+							 &session_scope, true, PGC_SUSET, 0, nullptr, nullptr, nullptr);
+	DefineCustomBoolVariable("pglock.allow_on_standby",
+							 "Allows locks to be taken on a hot standby.",
+							 "Such a lock excludes sessions of that standby only.",
+							 &allow_on_standby, false, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+	DefineCustomIntVariable("pglock.max_holds",
+							"Sets how many different locks a session may hold through pglock.",
+							"Zero means no limit.", &max_holds, 0, 0, INT_MAX, PGC_SUSET, 0,
+							nullptr, nullptr, nullptr);
+	MarkGUCPrefixReserved("pglock");
+}
+} // namespace pglock::settings
+
+void
+_PG_init(void)
+{
+	pglock::settings::define();
+	pglock::holds::watch_transactions();
+}

@@ -1,0 +1,15 @@
+/*
+ * views.hpp: what is shown of the locks.
+ */
+#pragma once
+
+#include "key.hpp"
+
+namespace pglock
+{
+/* The answer of holders(key): a set of pids. 0 stands for a prepared transaction. */
+Datum return_holders(FunctionCallInfo fcinfo, const lock_key &key);
+
+/* The rows of session_holds(): this session's books, for the view "locks". */
+Datum return_session_holds(FunctionCallInfo fcinfo);
+} // namespace pglock
