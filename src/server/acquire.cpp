@@ -252,16 +252,16 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 bool
 release(const lock_key &key, std::optional<mode> only)
 {
-	std::optional<mode> newest = holds::newest(key, only);
+	std::optional<holds::level> newest = holds::newest(key.lock_id, only);
 
 	if (!newest)
 	{
 		warn_of_transaction_scope(key, only);
 		return false;
 	}
-	if (holds::is_last_level(key, *newest) && writes_are_unseen())
+	if (newest->is_last && writes_are_unseen())
 		warn_of_unseen_writes(psprintf("lock %s is", describe(key)));
-	holds::give_back(key, *newest);
+	holds::give_back(*newest);
 	return true;
 }
 
@@ -280,13 +280,13 @@ release_all(std::span<lock_key> keys)
 
 	keys = in_order(keys);
 	for (const lock_key &key : keys)
-		levels += holds::levels(key);
+		levels += holds::levels(key.lock_id);
 	if (levels > 0 && writes_are_unseen())
 		warn_of_unseen_writes("locks are");
 
 	levels = 0;
 	for (const lock_key &key : keys)
-		levels += holds::give_back_all(key);
+		levels += holds::give_back_all(key.lock_id);
 	return levels;
 }
 } // namespace pglock

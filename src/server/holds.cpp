@@ -7,21 +7,48 @@
  */
 #include "holds.hpp"
 
+#include "level_stack.hpp"
 #include "module.hpp"
-
-#include <cstring>
 
 namespace pglock::holds
 {
 namespace
 {
+/* What the books know of a lock in one mode. */
+struct possession
+{
+	LOCALLOCK *entry;		   /* the lock manager's; nullptr: not held */
+	TimestampTz session_since; /* 0: not held through pglock at that scope */
+	TimestampTz transaction_since;
+	int64 taken_by_command; /* of the session's levels */
+};
+
+/* What the books know of a lock. It lives in a hash table, and keeps its address. */
+struct hold
+{
+	int64 lock_id; /* the hash key */
+	char *name;	   /* as it is shown, in short_name if there is room; nullptr: none */
+	char short_name[48];
+	possession by_mode[2];
+	level_stack levels;	 /* of session scope, taken through pglock */
+	TimestampTz command; /* the start of the client's command that last took a level */
+
+	possession &
+	in(mode m)
+	{
+		return by_mode[static_cast<int>(m)];
+	}
+};
+static_assert(std::is_trivially_destructible_v<hold>);
+
 HTAB *table = nullptr;
 MemoryContext memory = nullptr;
+hold *found_last = nullptr; /* what is taken is often given back next */
 
-/* The start of the last command of the client that took a level of session scope */
+/* The start of the last command of the client that took a level of session scope. */
 TimestampTz last_taking_command = 0;
 
-/* when the table has grown to this size, look for holds that are no longer held */
+/* When the table has grown to this size, look for holds that are no longer held. */
 constexpr long smallest_prune_size = 64;
 long prune_size = smallest_prune_size;
 
@@ -50,6 +77,12 @@ create_table()
 						HASH_ELEM | HASH_FUNCTION | HASH_CONTEXT);
 }
 
+bool
+is_held(hold &h)
+{
+	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr;
+}
+
 void
 forget_levels(hold &h, mode m, int64 count)
 {
@@ -59,47 +92,48 @@ forget_levels(hold &h, mode m, int64 count)
 	taken = Max(taken - count, 0);
 }
 
-/* Brings the books of one lock in line with the lock manager. What was lost was the newest. */
+/* Brings the books of a lock in one mode in line with the lock manager. */
+void
+refresh(hold &h, mode m)
+{
+	possession &held = h.in(m);
+	int64 of_session = 0;
+
+	if (held.entry == nullptr)
+		return;
+	if (manager::is_unbroken(held.entry, {h.lock_id, m}))
+	{
+		of_session = manager::session_levels(held.entry);
+		if (of_session == held.entry->nLocks)
+			held.transaction_since = 0;
+	}
+	else
+		held.entry = nullptr;
+	if (of_session == 0)
+		held.session_since = 0;
+
+	/* what was given back behind our back was the newest */
+	int64 lost = h.levels.count(m) - of_session;
+
+	if (lost > 0)
+		forget_levels(h, m, lost);
+}
+
 void
 refresh(hold &h)
 {
 	for (mode m : modes)
-	{
-		hold::possession &held = h.in(m);
-		int64 of_session = 0;
-
-		if (held.entry == nullptr)
-			continue;
-		if (manager::is_unbroken(held.entry, {h.lock_id, m}))
-		{
-			of_session = manager::levels(held.entry, scope::session);
-			if (of_session == held.entry->nLocks)
-				held.transaction_since = 0;
-		}
-		else
-			held.entry = nullptr;
-		if (of_session == 0)
-			held.session_since = 0;
-
-		int64 lost = h.levels.count(m) - of_session;
-
-		if (lost > 0)
-			forget_levels(h, m, lost);
-	}
-}
-
-bool
-is_held(hold &h)
-{
-	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr;
+		refresh(h, m);
 }
 
 void
 remove(hold &h)
 {
 	h.levels.clear();
-	if (h.name != nullptr)
+	if (h.name != nullptr && h.name != h.short_name)
 		pfree(h.name);
+	if (found_last == &h)
+		found_last = nullptr;
 	hash_search(table, &h.lock_id, HASH_REMOVE, nullptr);
 }
 
@@ -131,30 +165,39 @@ prune()
 	prune_size = Max(smallest_prune_size, 2 * hash_get_num_entries(table));
 }
 
+/* The books of that lock, as they were when last looked at; nullptr if there are none. */
+hold *
+find_stale(int64 lock_id)
+{
+	if (table == nullptr)
+		return nullptr;
+	if (found_last == nullptr || found_last->lock_id != lock_id)
+		found_last = static_cast<hold *>(hash_search(table, &lock_id, HASH_FIND, nullptr));
+	return found_last;
+}
+
 /* The books of that lock, in line with the lock manager; nullptr if there are none. */
 hold *
 find(int64 lock_id)
 {
-	if (table == nullptr)
-		return nullptr;
+	hold *h = find_stale(lock_id);
 
-	auto found = static_cast<hold *>(hash_search(table, &lock_id, HASH_FIND, nullptr));
-
-	if (found != nullptr)
-		refresh(*found);
-	return found;
+	if (h != nullptr)
+		refresh(*h);
+	return h;
 }
 
+/* Raises 54000 if this lock would be one too many. */
 void
 check_limit(const lock_key &key)
 {
 	hold *known = find(key.lock_id);
 
-	if (settings::max_holds == 0 || (known != nullptr && is_held(*known)))
+	if (table == nullptr || (known != nullptr && is_held(*known)))
 		return;
-	if (table != nullptr && hash_get_num_entries(table) >= settings::max_holds)
+	if (hash_get_num_entries(table) >= settings::max_holds)
 		prune();
-	if (table == nullptr || hash_get_num_entries(table) < settings::max_holds)
+	if (hash_get_num_entries(table) < settings::max_holds)
 		return;
 	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 					errmsg("could not acquire lock %s: the session holds too many locks",
@@ -164,6 +207,19 @@ check_limit(const lock_key &key)
 							  hash_get_num_entries(table), settings::max_holds),
 					errhint("Release locks that are no longer needed, or have a superuser raise "
 							"the limit.")));
+}
+
+void
+set_name(hold &h, std::string_view name)
+{
+	if (name.size() < sizeof(h.short_name))
+	{
+		memcpy(h.short_name, name.data(), name.size());
+		h.short_name[name.size()] = '\0';
+		h.name = h.short_name;
+	}
+	else
+		h.name = shown_name(name, memory);
 }
 
 /* The books of a lock that is about to be taken, with room for one more level. */
@@ -181,17 +237,16 @@ reserve(const lock_key &key)
 
 	auto &h = *static_cast<hold *>(hash_search(table, &key.lock_id, HASH_ENTER, &found));
 
-	if (!found)
-	{
-		int64 lock_id = h.lock_id;
-
-		memset(static_cast<void *>(&h), 0, sizeof(h));
-		h.lock_id = lock_id;
-	}
-	else
+	if (found)
 		refresh(h);
+	else
+	{
+		h = hold{};
+		h.lock_id = key.lock_id;
+	}
+	found_last = &h;
 	if (h.name == nullptr && key.name.data() != nullptr)
-		h.name = shown_name(key.name, memory);
+		set_name(h, key.name);
 	h.levels.reserve(memory);
 	return h;
 }
@@ -200,7 +255,7 @@ reserve(const lock_key &key)
 void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
 {
-	hold::possession &held = h.in(m);
+	possession &held = h.in(m);
 	TimestampTz &since = as == scope::session ? held.session_since : held.transaction_since;
 	TimestampTz command = GetCurrentStatementStartTimestamp();
 
@@ -233,15 +288,13 @@ book_if_taken(hold &h, mode m, scope as, LOCALLOCK *entry)
 	return entry != nullptr;
 }
 
-int64
-session_levels(const lock &asked)
+/* The lock manager's entry for a lock that this session holds, however it was taken. */
+LOCALLOCK *
+find_entry(hold *known, const lock &asked)
 {
-	hold *h = find(asked.lock_id);
-	LOCALLOCK *entry = h != nullptr ? h->in(asked.mode).entry : nullptr;
+	LOCALLOCK *entry = known != nullptr ? known->in(asked.mode).entry : nullptr;
 
-	if (entry == nullptr)
-		entry = manager::find(asked);
-	return entry != nullptr ? manager::levels(entry, scope::session) : 0;
+	return entry != nullptr ? entry : manager::find(asked);
 }
 
 int64
@@ -350,48 +403,47 @@ undo(const lock_key &key, mode m, scope as)
 	refresh_or_remove(*h);
 }
 
-std::optional<mode>
-newest(const lock_key &key, std::optional<mode> only)
+std::optional<level>
+newest(int64 lock_id, std::optional<mode> only)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find(lock_id);
 
 	if (!only && h != nullptr && !h->levels.empty())
-		return h->levels.top();
+		only = h->levels.top();
 	for (mode m : modes)
-		if (only.value_or(m) == m && session_levels({key.lock_id, m}) > 0)
-			return m;
+	{
+		if (only.value_or(m) != m)
+			continue;
+
+		LOCALLOCK *entry = find_entry(h, {lock_id, m});
+
+		if (entry != nullptr && manager::session_levels(entry) > 0)
+			return level{{lock_id, m}, entry->nLocks == 1};
+	}
 	return std::nullopt;
 }
 
-bool
-is_last_level(const lock_key &key, mode m)
-{
-	hold *h = find(key.lock_id);
-	LOCALLOCK *entry = h != nullptr ? h->in(m).entry : nullptr;
-
-	if (entry == nullptr)
-		entry = manager::find({key.lock_id, m});
-	return entry != nullptr && entry->nLocks == 1;
-}
-
 void
-give_back(const lock_key &key, mode m)
+give_back(const level &newest)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find_stale(newest.of.lock_id);
 
 	if (h == nullptr)
 	{
-		manager::give_back({key.lock_id, m}, scope::session);
+		manager::give_back(newest.of, scope::session);
 		return;
 	}
-	give_back(*h, m, 1);
-	refresh_or_remove(*h);
+	give_back(*h, newest.of.mode, 1);
+	if (newest.is_last)
+		h->in(newest.of.mode).entry = nullptr;
+	if (!is_held(*h))
+		remove(*h);
 }
 
 int64
-levels(const lock_key &key)
+levels(int64 lock_id)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find(lock_id);
 
 	return h != nullptr ? levels(*h) : 0;
 }
@@ -409,9 +461,9 @@ levels()
 }
 
 int64
-give_back_all(const lock_key &key)
+give_back_all(int64 lock_id)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find(lock_id);
 
 	return h != nullptr ? give_back_all(*h) : 0;
 }
@@ -439,13 +491,13 @@ for_each_row(void (*visit)(const row &, void *), void *argument)
 		refresh(h);
 		for (mode m : modes)
 		{
-			const hold::possession &held = h.in(m);
+			const possession &held = h.in(m);
 
 			if (held.entry == nullptr)
 				continue;
 
-			int64 of_session = manager::levels(held.entry, scope::session);
-			int64 of_transaction = manager::levels(held.entry, scope::transaction);
+			int64 of_session = manager::session_levels(held.entry);
+			int64 of_transaction = held.entry->nLocks - of_session;
 
 			if (held.session_since != 0)
 				visit({h.lock_id, h.name, m, scope::session, of_session, held.session_since},

@@ -7,8 +7,9 @@
  */
 #include "key.hpp"
 
-#include <openssl/err.h>
-#include <openssl/evp.h>
+/* OpenSSL would rather have its EVP interface used: see sha1() */
+#define OPENSSL_SUPPRESS_DEPRECATED
+#include <openssl/sha.h>
 
 #include <bit>
 #include <cstring>
@@ -17,33 +18,21 @@ namespace pglock
 {
 namespace
 {
-constexpr int sha1_bytes = 20;
+constexpr int sha1_bytes = SHA_DIGEST_LENGTH;
 
 /*
- * Fetching an algorithm costs OpenSSL more than running it over a short name, so both live as
- * long as the backend. They are OpenSSL's memory, out of reach of PostgreSQL's errors.
+ * OpenSSL's EVP interface takes longer to get ready than to hash a short name, even with an
+ * algorithm that was fetched before; the plain functions hash twice as many names.
  */
 void
 sha1(std::string_view bytes, unsigned char (&digest)[sha1_bytes])
 {
-	static EVP_MD *algorithm = nullptr;
-	static EVP_MD_CTX *context = nullptr;
+	SHA_CTX context;
 
-	if (algorithm == nullptr)
-		algorithm = EVP_MD_fetch(nullptr, "SHA1", nullptr);
-	if (context == nullptr)
-		context = EVP_MD_CTX_new();
-
-	if (algorithm == nullptr || context == nullptr ||
-		EVP_DigestInit_ex2(context, algorithm, nullptr) != 1 ||
-		EVP_DigestUpdate(context, bytes.data(), bytes.size()) != 1 ||
-		EVP_DigestFinal_ex(context, digest, nullptr) != 1)
-	{
-		ERR_clear_error();
+	if (SHA1_Init(&context) != 1 || SHA1_Update(&context, bytes.data(), bytes.size()) != 1 ||
+		SHA1_Final(digest, &context) != 1)
 		ereport(ERROR, (errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-						errmsg("could not compute the SHA-1 hash of a lock's name"),
-						errhint("OpenSSL may be set up not to offer SHA-1.")));
-	}
+						errmsg("could not compute the SHA-1 hash of the name of a lock")));
 }
 
 template <typename T>
@@ -58,6 +47,22 @@ read_big_endian(const unsigned char *bytes)
 	return value;
 }
 
+/* Divides a number of three limbs, the highest first, and returns the remainder. */
+uint64
+divide(uint64 (&limbs)[3], uint64 divisor)
+{
+	uint64 remainder = 0;
+
+	for (uint64 &limb : limbs)
+	{
+		unsigned __int128 part = static_cast<unsigned __int128>(remainder) << 64 | limb;
+
+		limb = static_cast<uint64>(part / divisor);
+		remainder = static_cast<uint64>(part) - limb * divisor; /* cheaper than % */
+	}
+	return remainder;
+}
+
 /*
  * The first 18 decimal digits of a 160-bit number, or all of them if it has fewer.
  *
@@ -70,30 +75,21 @@ first_18_digits(const unsigned char (&number)[sha1_bytes])
 	constexpr uint64 group = 1'000'000'000'000'000'000;
 	uint64 limbs[3] = {read_big_endian<uint32>(number), read_big_endian<uint64>(number + 4),
 					   read_big_endian<uint64>(number + 12)};
-	uint64 groups[3];
+	uint64 low = divide(limbs, group);
+	uint64 high = divide(limbs, group);
+	uint64 highest = limbs[2];
+	uint64 scale = 10; /* 10 to the number of digits in the highest group that is not zero */
 
-	for (uint64 &low_group : groups)
+	if (highest == 0)
 	{
-		uint64 remainder = 0;
-
-		for (uint64 &limb : limbs)
-		{
-			unsigned __int128 part = static_cast<unsigned __int128>(remainder) << 64 | limb;
-
-			limb = static_cast<uint64>(part / group);
-			remainder = static_cast<uint64>(part) - limb * group; /* cheaper than % */
-		}
-		low_group = remainder;
+		highest = high;
+		high = low;
 	}
-
-	int top = groups[2] != 0 ? 2 : groups[1] != 0 ? 1 : 0;
-	uint64 scale = 1; /* 10 to the number of digits in the top group */
-
-	if (top == 0)
-		return static_cast<int64>(groups[0]);
-	while (scale <= groups[top])
+	if (highest == 0)
+		return static_cast<int64>(high);
+	while (scale <= highest)
 		scale *= 10;
-	return static_cast<int64>(groups[top] * (group / scale) + groups[top - 1] / scale);
+	return static_cast<int64>(highest * (group / scale) + high / scale);
 }
 
 /*

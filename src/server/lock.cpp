@@ -13,24 +13,6 @@
 
 namespace pglock
 {
-LOCKTAG
-lock::tag() const
-{
-	LOCKTAG tag = {};
-	auto id = static_cast<uint64>(lock_id);
-
-	/* the layout of pg_advisory_lock(bigint), from lockfuncs.c */
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, static_cast<uint32>(id >> 32), static_cast<uint32>(id),
-						 1);
-	return tag;
-}
-
-LOCKMODE
-lock::lockmode() const
-{
-	return mode == mode::exclusive ? ExclusiveLock : ShareLock;
-}
-
 namespace manager
 {
 LOCALLOCK *
@@ -161,36 +143,5 @@ find(const lock &asked)
 	return entry;
 }
 
-bool
-is_unbroken(const LOCALLOCK *entry, const lock &asked)
-{
-	/* an entry that is no longer in use has no owners; a reused one has another tag or no mark */
-	LOCKTAG tag = asked.tag();
-
-	return entry != nullptr && entry->lockOwners != nullptr && entry->nLocks > 0 &&
-		   entry->lockCleared && entry->tag.mode == asked.lockmode() &&
-		   memcmp(&entry->tag.lock, &tag, sizeof(tag)) == 0;
-}
-
-void
-mark_unbroken(LOCALLOCK *entry)
-{
-	/*
-	 * The lock manager clears this mark when the lock is released and only looks at it for
-	 * locks on relations, so it tells us whether a lock was released behind our back.
-	 */
-	MarkLockClear(entry);
-}
-
-int64
-levels(const LOCALLOCK *entry, scope as)
-{
-	int64 of_session = 0;
-
-	for (int i = 0; i < entry->numLockOwners; i++)
-		if (entry->lockOwners[i].owner == nullptr)
-			of_session += entry->lockOwners[i].nLocks;
-	return as == scope::session ? of_session : entry->nLocks - of_session;
-}
 } // namespace manager
 } // namespace pglock

@@ -5,6 +5,8 @@
 
 #include "pg.hpp"
 
+#include <cstring>
+
 namespace pglock
 {
 enum class mode : uint8 { exclusive, shared };
@@ -18,8 +20,23 @@ struct lock
 	int64 lock_id;
 	pglock::mode mode;
 
-	LOCKTAG tag() const;
-	LOCKMODE lockmode() const;
+	LOCKTAG
+	tag() const
+	{
+		LOCKTAG tag = {};
+		auto id = static_cast<uint64>(lock_id);
+
+		/* the layout of pg_advisory_lock(bigint), from lockfuncs.c */
+		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, static_cast<uint32>(id >> 32),
+							 static_cast<uint32>(id), 1);
+		return tag;
+	}
+
+	LOCKMODE
+	lockmode() const
+	{
+		return mode == mode::exclusive ? ExclusiveLock : ShareLock;
+	}
 };
 
 namespace manager
@@ -55,13 +72,40 @@ bool is_wanted(int64 lock_id);
 LOCALLOCK *find(const lock &asked);
 
 /*
- * Is `entry`, which was this session's entry for `asked`, still that, and has the lock been held
- * without a break since mark_unbroken()? Entries are never freed, only reused.
+ * Marks the lock as held without a break from now on. The lock manager clears the mark when the
+ * lock is released and only looks at it for locks on relations, so it tells us whether a lock was
+ * released behind our back.
  */
-bool is_unbroken(const LOCALLOCK *entry, const lock &asked);
-void mark_unbroken(LOCALLOCK *entry);
+inline void
+mark_unbroken(LOCALLOCK *entry)
+{
+	MarkLockClear(entry);
+}
 
-/* How many levels of the entry are held at that scope. */
-int64 levels(const LOCALLOCK *entry, scope as);
+/*
+ * Is `entry`, which was this session's entry for `asked`, still that, and has the lock been held
+ * without a break since mark_unbroken()? Entries are never freed, only reused: one that is not in
+ * use has no owners, a reused one has another tag or no mark.
+ */
+inline bool
+is_unbroken(const LOCALLOCK *entry, const lock &asked)
+{
+	LOCKTAG tag = asked.tag();
+
+	return entry->lockOwners != nullptr && entry->nLocks > 0 && entry->lockCleared &&
+		   entry->tag.mode == asked.lockmode() &&
+		   memcmp(&entry->tag.lock, &tag, sizeof(tag)) == 0;
+}
+
+/* How many levels of the entry are held at session scope. */
+inline int64
+session_levels(const LOCALLOCK *entry)
+{
+	for (const LOCALLOCKOWNER *owner = entry->lockOwners;
+		 owner < entry->lockOwners + entry->numLockOwners; owner++)
+		if (owner->owner == nullptr) /* the session is one owner, each (sub)transaction another */
+			return owner->nLocks;
+	return 0;
+}
 } // namespace manager
 } // namespace pglock
