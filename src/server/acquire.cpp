@@ -50,6 +50,7 @@ static_assert(std::is_trivially_destructible_v<naming_context>);
 void
 check_allowed(const lock_key &key, const request &how)
 {
+	context::check_no_parallel_worker();
 	if (RecoveryInProgress() && !settings::allow_on_standby)
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot acquire lock %s on a standby", describe(key)),
@@ -63,10 +64,6 @@ check_allowed(const lock_key &key, const request &how)
 								  "by a connection pool."),
 						errhint("Acquire it at transaction scope, in a transaction block: "
 								"pglock.acquire(key, scope => 'transaction').")));
-	if (IsParallelWorker())
-		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-						errmsg("cannot acquire lock %s in a parallel worker", describe(key)),
-						errhint("Mark the function that acquires it PARALLEL UNSAFE.")));
 }
 
 void
@@ -252,6 +249,8 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 bool
 release(const lock_key &key, std::optional<mode> only)
 {
+	context::check_no_parallel_worker();
+
 	std::optional<holds::level> newest = holds::newest(key.lock_id, only);
 
 	if (!newest)
@@ -268,6 +267,7 @@ release(const lock_key &key, std::optional<mode> only)
 int64
 release_all()
 {
+	context::check_no_parallel_worker();
 	if (writes_are_unseen() && holds::levels() > 0)
 		warn_of_unseen_writes("locks are");
 	return holds::give_back_all();
@@ -278,6 +278,7 @@ release_all(std::span<lock_key> keys)
 {
 	int64 levels = 0;
 
+	context::check_no_parallel_worker();
 	keys = in_order(keys);
 	for (const lock_key &key : keys)
 		levels += holds::levels(key.lock_id);

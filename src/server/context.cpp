@@ -24,6 +24,15 @@ transaction_ends_with_statement()
 		   (MyXactFlags & XACT_FLAGS_PIPELINING) == 0 && is_top_level();
 }
 
+void
+check_no_parallel_worker()
+{
+	if (IsParallelWorker())
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+						errmsg("a parallel worker has no part in the locks of its session"),
+						errhint("Mark the function that calls pglock PARALLEL UNSAFE.")));
+}
+
 bool
 has_fixed_snapshot()
 {

@@ -13,6 +13,9 @@ bool is_top_level();
 /* Would a lock of transaction scope that is taken now be gone when the statement ends. */
 bool transaction_ends_with_statement();
 
+/* Raises 25000 in a parallel worker: it has not the locks of the session, and loses its own. */
+void check_no_parallel_worker();
+
 /* Does the transaction read from a snapshot that it has taken already and will not renew. */
 bool has_fixed_snapshot();
 

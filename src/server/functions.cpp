@@ -6,6 +6,7 @@
  */
 #include "acquire.hpp"
 #include "compat.hpp"
+#include "context.hpp"
 #include "deadline.hpp"
 #include "key.hpp"
 #include "lock.hpp"
@@ -171,6 +172,7 @@ request_for_session_arguments(FunctionCallInfo fcinfo)
 bool
 is_held(const lock_key &key)
 {
+	context::check_no_parallel_worker();
 	return manager::holds({key.lock_id, mode::exclusive}) ||
 		   manager::holds({key.lock_id, mode::shared});
 }

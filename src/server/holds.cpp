@@ -109,14 +109,14 @@ refresh(hold &h, mode m)
 	}
 	else
 		held.entry = nullptr;
-	if (of_session == 0)
-		held.session_since = 0;
+
+	int64 ours = h.levels.count(m);
 
 	/* what was given back behind our back was the newest */
-	int64 lost = h.levels.count(m) - of_session;
-
-	if (lost > 0)
-		forget_levels(h, m, lost);
+	if (ours > of_session)
+		forget_levels(h, m, ours - of_session);
+	if (Min(ours, of_session) == 0)
+		held.session_since = 0;
 }
 
 void

@@ -3,6 +3,7 @@
  */
 #include "views.hpp"
 
+#include "context.hpp"
 #include "holds.hpp"
 
 #include <algorithm>
@@ -56,6 +57,7 @@ put_row(const holds::row &row, void *result_set)
 Datum
 return_session_holds(FunctionCallInfo fcinfo)
 {
+	context::check_no_parallel_worker();
 	InitMaterializedSRF(fcinfo, 0);
 	holds::for_each_row(put_row, fcinfo->resultinfo);
 	return 0;
