@@ -1,0 +1,101 @@
+#!/bin/bash
+# make bench: what the lock functions cost, as ratios to PostgreSQL's own in the same run.
+#
+# Every figure is a median over interleaved pairs of runs. PAIRS and SECONDS_PER_RUN change how many
+# and how long; nothing here is a test.
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+
+pairs=${PAIRS:-5}
+seconds=${SECONDS_PER_RUN:-3}
+
+main() {
+	begin
+	prepare
+	build_and_install
+	start_server 'max_connections = 50' 'autovacuum = off' 'max_parallel_workers_per_gather = 0'
+	query -c 'CREATE EXTENSION postgres_lock' \
+		-c "CREATE TABLE names AS SELECT 'key:' || n AS name FROM generate_series(1, 200000) n" \
+		-c 'VACUUM ANALYZE names'
+
+	printf '\n%-52s %10s %10s %7s %8s %7s\n' case ours built-in ratio bar goal
+	statement
+	connection
+	clients 4
+	clients 16
+	timeouts
+}
+
+# row CASE UNIT OURS BUILTIN RATIO BAR GOAL
+row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
+
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+# medians FILE: of the columns ours and built-in, and of the ratio of each pair
+medians() {
+	printf '%s %s %.2f\n' "$(cut -d' ' -f1 "$1" | median)" "$(cut -d' ' -f2 "$1" | median)" \
+		"$(awk '{ print $1 / $2 }' "$1" | median)"
+}
+
+# ms STATEMENT: how long it takes, in ms, on a warm connection
+ms() {
+	query -c '\o /dev/null' -c "$1" -c '\timing on' -c '\o' -c "$1" |
+		sed -nE 's/^Time: ([0-9.]+) ms.*/\1/p'
+}
+
+# Fresh names, taken and given back inside one statement.
+statement() {
+	local ours builtin ratio i
+	for ((i = 0; i < pairs; i++)); do
+		printf '%s %s\n' \
+			"$(ms 'SELECT count(*) FROM names WHERE pglock.try(name) AND pglock.release(name)')" \
+			"$(ms "SELECT count(*) FROM names
+			       WHERE pg_try_advisory_lock(hashtextextended(name, 0))
+			         AND pg_advisory_unlock(hashtextextended(name, 0))")"
+	done >"$work/pairs"
+	read -r ours builtin ratio < <(medians "$work/pairs")
+	row 'try + release, 200,000 names in one statement' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
+}
+
+# tps CLIENTS SCRIPT
+tps() {
+	pgbench -n -M prepared -c "$1" -j 2 -T "$seconds" -f "$2" 2>/dev/null |
+		sed -nE 's/^tps = ([0-9]+).*/\1/p'
+}
+
+# compare CASE CLIENTS PAIRS BAR GOAL: the scripts `ours` and `builtin`
+compare() {
+	local ours builtin ratio i
+	for ((i = 0; i < $3; i++)); do
+		printf '%s %s\n' "$(tps "$2" "$work/ours")" "$(tps "$2" "$work/builtin")"
+	done >"$work/pairs"
+	read -r ours builtin ratio < <(medians "$work/pairs")
+	row "$1" /s "$ours" "$builtin" "$ratio" "$4" "$5"
+}
+
+connection() {
+	printf '%s\n' "SELECT pglock.acquire('order:42');" "SELECT pglock.release('order:42');" >"$work/ours"
+	printf '%s\n' "SELECT pg_advisory_lock(hashtextextended('order:42', 0));" \
+		"SELECT pg_advisory_unlock(hashtextextended('order:42', 0));" >"$work/builtin"
+	compare 'acquire + release, prepared, one connection' 1 15 '>= 0.95' 1.0
+}
+
+clients() { compare "acquire + release of one key, $1 clients" "$1" "$pairs" '>= 0.95' 1.0; }
+
+# A timeout of one's own: a client without this extension needs four statements.
+timeouts() {
+	local i
+	for ((i = 0; i < 10; i++)); do
+		printf '%s\n' "SELECT pglock.acquire('order:$i', timeout => '5s');" >&3
+		printf '%s\n' 'SAVEPOINT before_lock;' "SET LOCAL lock_timeout = '5s';" \
+			"SELECT pg_advisory_lock(hashtextextended('order:$i', 0));" 'ROLLBACK TO before_lock;' >&4
+	done 3>"$work/acquire" 4>"$work/lock"
+	{ say 'BEGIN;'; cat "$work/acquire"; say 'SELECT pglock.release_all();'; say 'COMMIT;'; } \
+		>"$work/ours"
+	{ say 'BEGIN;'; cat "$work/lock"; say 'SELECT pg_advisory_unlock_all();'; say 'COMMIT;'; } \
+		>"$work/builtin"
+	compare 'ten locks with a timeout in one block' 1 "$pairs" '>= 3' 4
+}
+
+main
