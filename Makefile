@@ -15,15 +15,18 @@ PROVE_TESTS = test/t/*.pl
 
 # PostgreSQL's headers are made for C: -isystem keeps their warnings out of ours
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
+# PGXS has COPT reach C only: make COPT=-Werror
 PG_CXXFLAGS = -std=c++20 -Wall -Wextra -fno-exceptions -fno-rtti -fno-threadsafe-statics \
-	-Wno-register
+	-Wno-register $(COPT)
 SHLIB_LINK = -lcrypto
 
 srcdir ?= .
-PG_CONFIG ?= pg_config
 
-# these three find or install their own PostgreSQL
-ifeq ($(filter demo test bench,$(MAKECMDGOALS)),)
+COMMANDS = demo test bench
+
+# the commands find or install their own PostgreSQL
+ifneq ($(filter-out $(COMMANDS),$(or $(MAKECMDGOALS),all)),)
+PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
@@ -31,8 +34,8 @@ include $(PGXS)
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp)
-else
-.PHONY: demo test bench
-demo test bench:
-	@PG_CONFIG='$(PG_CONFIG)' $(srcdir)/test/$@/run
 endif
+
+.PHONY: $(COMMANDS)
+$(COMMANDS):
+	@bash $(srcdir)/test/$@.sh

@@ -1,0 +1,167 @@
+#!/bin/bash
+# make demo: named locks at work, on a server of its own, in less than a minute.
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+
+clients=6
+rounds=50
+
+main() {
+	begin
+	prepare
+	build_and_install
+	start_server 'max_connections = 50' 'autovacuum = off' "deadlock_timeout = '1s'"
+	say "a server of our own is ready, on a socket in $work"
+	query -c 'CREATE EXTENSION postgres_lock'
+
+	counter
+	waiting_with_a_timeout
+	waiting_without_a_snapshot
+	who_holds_what
+	title 'the end: the server and its folder go, the extension stays installed'
+}
+
+# A session in the background that runs the statements, then waits to be ended.
+# session NAME STATEMENTS
+session() {
+	mkfifo "$work/$1"
+	PGAPPNAME=$1 psql -X -q -A -t <"$work/$1" >"$work/$1.out" 2>&1 &
+	exec {open[$1]}>"$work/$1"
+	tell "$1" "$2"
+}
+
+tell() { printf '%s\n' "$2" >&"${open[$1]}"; }
+
+# Ends a session and shows what it printed.
+finish() {
+	local fd=${open[$1]}
+	tell "$1" '\q' # closing it is not enough: sessions begun later have it open, too
+	exec {fd}>&-
+	until_true "NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = '$1')"
+	sed "s/^/    $1: /" "$work/$1.out"
+	rm "$work/$1"
+}
+
+declare -A open
+
+until_true() {
+	local i
+	for ((i = 0; i < 300; i++)); do
+		[[ $(query -c "SELECT $1") == t ]] && return
+		sleep 0.1
+	done
+	die "waited in vain for: $1"
+}
+
+until_waiting() {
+	until_true "EXISTS (SELECT FROM pg_stat_activity
+	                    WHERE application_name = '$1' AND wait_event_type = 'Lock')"
+}
+
+#
+# Lost updates
+#
+
+counter() {
+	title "$clients clients add 1 to a counter, $rounds times each: read, think, write"
+	query -c 'CREATE TABLE counter (value int); INSERT INTO counter VALUES (0)'
+
+	count_up '' ''
+	count_up 'CALL pglock.lock(:key);' 'SELECT pglock.release(:key);'
+}
+
+# count_up BEFORE AFTER: what each client does before and after an addition
+count_up() {
+	local value name='without a lock:   ' expected=$((clients * rounds))
+	cat >"$work/count" <<-SQL
+		\set value 0
+		$1
+		SELECT value FROM counter \gset
+		\sleep 1 ms
+		UPDATE counter SET value = :value + 1;
+		$2
+	SQL
+	[[ -z $1 ]] || name="with the lock 'counter':"
+	query -c 'UPDATE counter SET value = 0'
+	sed -i "s/:key/'counter'/" "$work/count"
+	quietly pgbench -n -c "$clients" -j 2 -t "$rounds" -f "$work/count"
+	value=$(query -c 'SELECT value FROM counter')
+	printf '  %-24s %d of %d, %d updates lost\n' "$name" "$value" "$expected" $((expected - value))
+}
+
+#
+# Waiting
+#
+
+waiting_with_a_timeout() {
+	title 'a session waits for a lock that another holds, with a timeout, inside its transaction'
+	query -c 'CREATE TABLE orders (id int, note text)'
+	session holder "SELECT pglock.acquire('order:42');"
+	until_true "NOT pglock.is_free('order:42')"
+	query -c "BEGIN" \
+		-c "INSERT INTO orders VALUES (1, 'written before the wait')" \
+		-c "SELECT '    acquire(''order:42'', timeout => ''300 ms''): ' ||
+		           pglock.acquire('order:42', timeout => '300 ms')" \
+		-c "INSERT INTO orders VALUES (2, 'written after it')" \
+		-c COMMIT
+	say "  the transaction went on: $(query -c 'SELECT count(*) FROM orders') rows are committed"
+	finish holder >/dev/null
+}
+
+waiting_without_a_snapshot() {
+	title 'a session waits while an index is built concurrently'
+	session holder "SELECT pglock.acquire('migration');"
+	until_true "NOT pglock.is_free('migration')"
+
+	session builtin "SELECT pg_advisory_lock(pglock.lock_id('migration'));"
+	until_waiting builtin
+	say "  waiting in pg_advisory_lock(): backend_xmin is $(xmin_of builtin)"
+	session index "CREATE INDEX CONCURRENTLY orders_id ON orders (id);"
+	until_true "EXISTS (SELECT FROM pg_stat_progress_create_index
+	                    WHERE phase LIKE 'waiting for old snapshots' OR phase LIKE 'waiting for%')"
+	say "  CREATE INDEX CONCURRENTLY hangs: $(query -c 'SELECT phase FROM pg_stat_progress_create_index')"
+	query -o /dev/null -c "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+	                       WHERE application_name IN ('builtin', 'index')"
+	finish builtin >/dev/null
+	finish index >/dev/null
+	query -c 'DROP INDEX IF EXISTS orders_id'
+
+	session ours "CALL pglock.lock('migration');"
+	until_waiting ours
+	say "  waiting in CALL pglock.lock(): backend_xmin is $(xmin_of ours)"
+	query -c 'CREATE INDEX CONCURRENTLY orders_id ON orders (id)'
+	say '  CREATE INDEX CONCURRENTLY has finished meanwhile'
+	finish holder >/dev/null
+	until_true "NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+	finish ours >/dev/null
+}
+
+xmin_of() {
+	query -c "SELECT coalesce(backend_xmin::text, 'NULL') FROM pg_stat_activity
+	          WHERE application_name = '$1'"
+}
+
+#
+# Who holds what
+#
+
+who_holds_what() {
+	title 'who holds what, and who waits for whom'
+	session payments "SELECT pglock.acquire('order:42'), pglock.acquire('report', shared => true);"
+	until_true "NOT pglock.is_free('order:42') AND NOT pglock.is_free('report')"
+	session refunds "CALL pglock.lock('order:42');"
+	until_waiting refunds
+	tell payments "\\pset tuples_only off
+\\pset format aligned
+\\pset null '-'
+SELECT key, mode, scope, depth, granted, application_name, blocked_by
+FROM pglock.locks ORDER BY granted DESC, key;"
+	until_true "(SELECT state = 'idle' AND query LIKE '%pglock.locks%' FROM pg_stat_activity
+	             WHERE application_name = 'payments')"
+	say '  as the session "payments" sees it: the locks it holds have names'
+	finish payments | sed 's/^    payments: /    /; /^    t|t$/d; /^ *$/d'
+	finish refunds >/dev/null
+}
+
+main

@@ -1,0 +1,103 @@
+#!/bin/bash
+# make test: builds and installs the extension and runs every test against servers of its own.
+#
+# TESTS="keys timeout 001_no_leak" runs those only: names of files in sql, test/specs and test/t.
+# What pg_regress finds becomes TAP, so that prove counts all tests and its summary speaks for all.
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+
+main() {
+	begin
+	need libipc-run-perl perl -MIPC::Run -e 1
+	need perl has prove
+	prepare
+	build_and_install
+	tools=$(test_tools)
+
+	local sql specs tap
+	mapfile -t sql < <(chosen "$src"/sql/[^-]*.sql)
+	mapfile -t specs < <(chosen "$src"/test/specs/*.spec)
+	mapfile -t tap < <(chosen "$src"/test/t/*.pl)
+	results=()
+	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
+	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${specs[@]}"
+	prove_all "${tap[@]}"
+}
+
+# The names of those tests among the files that TESTS asks for.
+chosen() {
+	local file name
+	for file; do
+		name=$(basename "${file%.*}")
+		[[ ! -e $file || $name == postgres_lock--* || " ${TESTS:-$name} " != *" $name "* ]] ||
+			say "$name"
+	done
+}
+
+# pg_regress SUITE PROGRAM INPUT TEST...: runs the tests on a server that the program starts, and
+# notes in `results` the file that says how they ended.
+pg_regress() {
+	local suite=$1 program=$2 input=$3
+	local output=$work/$suite
+	shift 3
+	(($# > 0)) || return 0
+
+	title "$suite"
+	as_server mkdir "$output"
+	run show_and_log as_server "$tools/$program" --temp-instance="$output/server" \
+		--temp-config="$src/test/regress.conf" --inputdir="$input" --outputdir="$output" \
+		--bindir="$bin" --encoding=UTF8 --no-locale --load-extension=postgres_lock "$@" ||
+		cat "$output/regression.diffs" || true
+	to_tap "$output/log/postmaster.log" "$@" <"$log" >"$work/$suite.tap"
+	results+=("$suite.tap")
+}
+
+show_and_log() { "$@" 2>&1 | tee "$log"; }
+
+# to_tap SERVERLOG TEST...: pg_regress's output as TAP. A test that it does not mention is missed
+# in the plan.
+to_tap() {
+	local server_log=$1 crashes
+	shift
+	say "1..$(($# + 1))"
+	sed -nE 's/^test +([^ ]+) +\.\.\. ok .*/ok - \1/p; s/^test +([^ ]+) +\.\.\. FAILED.*/not ok - \1/p'
+	if crashes=$(grep -E 'terminated by signal|TRAP:|PANIC' "$server_log") || [[ ! -s $server_log ]]; then
+		say "not ok - no crash in the server's log"
+		printf 'in %s: %s\n' "$server_log" "${crashes:-nothing}" >&2
+	else
+		say "ok - no crash in the server's log"
+	fi
+}
+
+# Runs the TAP tests; prove's summary, of all suites, comes last.
+prove_all() {
+	local status=0 tests=("${results[@]}")
+	local name
+	for name; do tests+=("src/test/t/$name.pl"); done
+	((${#tests[@]} > 0)) || die "there are no tests: ${TESTS:-}"
+
+	as_server mkdir "$work/tap"
+	title 'TAP, and the summary of all'
+	run show_and_log as_server env TESTDIR="$work/tap" PGPORT=65432 \
+		PG_REGRESS="$tools/regress/pg_regress" \
+		prove -I "$tools/perl" -I "$src" "${tests[@]}" || status=$?
+	if ((status != 0)); then
+		failed_logs
+		tail -n 1 "$log"
+	fi
+	return $status
+}
+
+# The logs of the TAP tests that failed.
+failed_logs() {
+	local file
+	for file in "$work"/tap/tmp_check/log/regress_log_*; do
+		if grep -q -E '^\[.*not ok |^not ok |^# Looks like' "$file" 2>/dev/null; then
+			title "$(basename "$file")"
+			tail -n 60 "$file"
+		fi
+	done
+}
+
+main
