@@ -300,7 +300,9 @@ COMMENT ON FUNCTION session_holds() IS
 'What this session took through this extension and still holds. The view locks has it, too.';
 
 CREATE VIEW locks AS
-SELECT own.key,
+WITH own AS MATERIALIZED (SELECT * FROM @extschema@.session_holds()),
+     named AS (SELECT lock_id, max(key) AS key FROM own GROUP BY lock_id)
+SELECT named.key,
        lock.lock_id,
        lock.mode,
        own.scope,
@@ -322,11 +324,12 @@ FROM (SELECT CASE WHEN objsubid = 1
         AND database = (SELECT oid FROM pg_catalog.pg_database
                         WHERE datname = pg_catalog.current_database())) AS lock
 LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = lock.pid
-LEFT JOIN @extschema@.session_holds() AS own
-       ON lock.pid = pg_catalog.pg_backend_pid() AND lock.granted
-          AND own.lock_id = lock.lock_id AND own.mode = lock.mode;
+LEFT JOIN named ON named.lock_id = lock.lock_id
+LEFT JOIN own ON lock.pid = pg_catalog.pg_backend_pid() AND lock.granted
+                 AND own.lock_id = lock.lock_id AND own.mode = lock.mode;
 GRANT SELECT ON locks TO PUBLIC;
 COMMENT ON VIEW locks IS
 'Every advisory lock of this database that is held or waited for, and by whom. lock_id is NULL for
-locks with two integers as their key. key, scope, depth and held_since are known for the locks that
-this session took through this extension, and NULL for all others.';
+locks with two integers as their key. key is the name of a lock that this session holds, whoever holds
+or waits for it in that row; scope, depth and held_since are known for what this session took through
+this extension. They are NULL for all others.';
