@@ -1,0 +1,72 @@
+# What the README shows works, in the order in which a reader meets it, and what it names exists.
+#
+# Every ```sql block runs in a session of its own, on one server. No statement may fail or warn. In a
+# block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use JSON::PP ();
+
+my $root = "$FindBin::RealBin/../..";
+my $readme = slurp_file("$root/README.md");
+my $node = new_server('readme', extension => 0);
+
+# the blocks
+my @blocks = $readme =~ /^```sql\n(.*?)^```$/msg;
+my $with_values = 0;
+
+foreach my $block (@blocks)
+{
+	my ($title) = $block =~ /^(.*?)(?: *--.*)?$/m;
+	my @values = $block =~ /; *-- (\S.*?)(?:: .*)?$/mg;
+	my ($stdout, $stderr);
+	my $status = $node->psql('postgres', $block,
+		on_error_die => 0, on_error_stop => 1, stdout => \$stdout, stderr => \$stderr);
+
+	is($status, 0, "runs: $title");
+	is($stderr, '', "nothing to complain of: $title");
+	next unless @values;
+	$with_values++;
+	is($stdout, join("\n", @values), "answers as shown: $title");
+}
+cmp_ok($with_values, '>=', 5, 'the README has blocks that show values');
+
+# the names: all that there is, and nothing that there is not
+my @functions = split /\n/, $node->safe_psql('postgres',
+	"SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pglock'::regnamespace");
+# the settings come with the library
+my @settings = split /\n/, $node->safe_psql('postgres',
+	"LOAD 'postgres_lock'; SELECT substr(name, 8) FROM pg_settings WHERE name LIKE 'pglock.%'");
+my @columns = split /\n/, $node->safe_psql('postgres',
+	"SELECT attname FROM pg_attribute WHERE attrelid = 'pglock.locks'::regclass AND attnum > 0");
+my %exists = map { $_ => 1 } @functions, @settings, 'locks';
+my ($reference) = $readme =~ /^## Functions$(.*?)^## /ms;
+
+is_deeply([ grep { $reference !~ /`(?:CALL |[^`\n]*, )?\Q$_\E\(/ } @functions ], [],
+	'every function is in the reference');
+is_deeply([ grep { $readme !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], 'every setting is listed');
+is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the view is listed');
+is_deeply([ grep { !$exists{$_} } $readme =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
+
+# links within the README
+my %anchors = map { $_ => 1 } map { lc(s/[^\w\s-]//gr =~ s/ /-/gr) } $readme =~ /^#+ (.*)$/mg;
+is_deeply([ grep { !$anchors{$_} } $readme =~ /\]\(#([^)]+)\)/g ], [], 'links lead somewhere');
+
+# one version everywhere
+my ($version) = slurp_file("$root/postgres_lock.control") =~ /^default_version = '(.*)'$/m;
+my ($changes) = slurp_file("$root/CHANGELOG.md") =~ /^## (\S+)/m;
+my $meta = JSON::PP::decode_json(slurp_file("$root/META.json"));
+my $provided = $meta->{provides}{postgres_lock};
+
+is($changes, $version, 'the changelog begins with the version of the control file');
+is($meta->{version}, "$version.0", 'META.json has it, too');
+is($provided->{version}, "$version.0", 'for the extension, too');
+ok(-f "$root/$provided->{file}", 'META.json names the script that there is');
+
+stop_and_check_log($node);
+done_testing();
