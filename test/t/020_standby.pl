@@ -1,0 +1,108 @@
+# A lock taken on a standby would not exclude the primary's sessions: it is refused there, unless
+# that is wanted. What takes nothing works, and after promotion all does, in old sessions, too.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $primary = new_server('primary', init => { allows_streaming => 1 });
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+
+$primary->backup('backup');
+$standby->init_from_backup($primary, 'backup', has_streaming => 1);
+$standby->start;
+$primary->wait_for_catchup($standby);
+
+my $session = session($standby);
+
+sub sqlstate_and_errors
+{
+	my ($sql) = @_;
+
+	$session->{stderr} = '';
+	my $output = $session->query("$sql;\n\\echo SQLSTATE :SQLSTATE");
+	my ($state) = $output =~ /SQLSTATE (\w+)/;
+	return ($state, $session->{stderr});
+}
+
+foreach my $call (
+	"SELECT pglock.acquire('k')",
+	"SELECT pglock.acquire('k', '1ms', true, 'transaction')",
+	"SELECT pglock.acquire(5::bigint)",
+	"SELECT pglock.acquire_raw(5)",
+	"SELECT pglock.try('k')",
+	"SELECT pglock.try('k', true)",
+	"SELECT pglock.try_raw(5)",
+	"CALL pglock.lock('k')",
+	"CALL pglock.lock('k', '1ms', true)",
+	"CALL pglock.lock_raw(5)",
+	"SELECT pglock.acquire_all('{k,l}')")
+{
+	my ($state, $errors) = sqlstate_and_errors($call);
+
+	is($state, '25006', "$call is refused");
+	like($errors, qr/cannot acquire lock (?:"[kl5]"|id 5) on a standby/, '... by its name')
+	  if $call !~ /acquire_all/;
+	like($errors, qr/DETAIL: .*HINT: .*pglock\.allow_on_standby/s, '... and says why, and what to do');
+}
+is($session->query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), '0',
+	'nothing was taken');
+
+is( $session->query("SELECT pglock.is_free('k'), pglock.held('k'), pglock.release('k'),
+		pglock.release_all(), (SELECT count(*) FROM pglock.holders('k')),
+		(SELECT count(*) FROM pglock.locks), pglock.lock_id('5')"),
+	't|f|f|0|0|0|983116577831777608',
+	'what takes nothing works');
+
+# This session can't see the primary's locks: that is the reason for it all.
+my $on_primary = session($primary);
+
+is($on_primary->query("SELECT pglock.acquire('k')"), 't', 'the primary takes the lock');
+is($session->query("SELECT pglock.is_free('k')"), 't', 'the standby does not know of it');
+
+$session->query('SET pglock.allow_on_standby = on');
+is( $session->query("SELECT pglock.acquire('k'), pglock.try('k'), pglock.acquire('l', '1s'),
+		pglock.acquire_all('{m,n}')"),
+	't|t|t|t',
+	'allowed: locks are taken');
+is( $session->query("SELECT pglock.held('k'), pglock.is_free('k'),
+		(SELECT array_agg(h) = ARRAY[pg_backend_pid()] FROM pglock.holders('k') h),
+		(SELECT string_agg(key || depth, ',' ORDER BY key) FROM pglock.locks)"),
+	't|f|t|k2,l1,m1,n1',
+	'... and are seen');
+
+# They exclude this standby's sessions, who can wait for them in every way.
+my $other = session($standby);
+
+$other->query('SET pglock.allow_on_standby = on');
+is($other->query("SELECT pglock.try('k'), pglock.acquire('k', '1ms'), pglock.acquire_all('{a,k}', '1ms')"),
+	'f|f|f', 'another session of the standby is refused');
+start_waiting($other, "CALL pglock.lock('l')");
+wait_for_waiter($standby, 'l');
+is($session->query("SELECT pglock.release('l')"), 't', 'the holder releases');
+is(finish_waiting($other), '00000', 'the waiter gets the lock');
+is($other->query("SELECT pglock.held('l'), pglock.held('a')"), 't|f', '... and holds that lock only');
+
+# Promotion while one waits.
+$session->query('RESET pglock.allow_on_standby');
+is((sqlstate_and_errors("SELECT pglock.acquire('late')"))[0], '25006', 'refused before promotion');
+start_waiting($other, "SELECT pglock.acquire('m')");
+wait_for_waiter($standby, 'm');
+$standby->promote;
+$standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'no promotion';
+is($session->query("SELECT pglock.acquire('late')"), 't', 'promoted: an old session takes a lock');
+is($session->query("SELECT pglock.held('k'), pglock.held('m'), pglock.release_all()"),
+	't|t|5', 'what it held before, it still holds');
+is(finish_waiting($other), '00000', 'who waited over the promotion gets the lock');
+is($standby->safe_psql('postgres', "SELECT pglock.acquire('new'), pglock.try('k')"), 't|t',
+	'a new session takes a lock');
+$standby->safe_psql('postgres', "CALL pglock.lock('new')");
+
+end_session($session, $other, $on_primary);
+stop_and_check_log($standby);
+stop_and_check_log($primary);
+done_testing();
