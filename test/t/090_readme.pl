@@ -2,6 +2,7 @@
 #
 # Every ```sql block runs in a session of its own, on one server. No statement may fail or warn. In a
 # block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
+# A ```console block is a whole session: what is typed, what is answered, and what went wrong.
 
 use strict;
 use warnings;
@@ -14,7 +15,9 @@ use JSON::PP ();
 
 my $root = "$FindBin::RealBin/../..";
 my $readme = slurp_file("$root/README.md");
-my $node = new_server('readme', extension => 0);
+# the settings it recommends are some that the server knows
+my ($conf) = $readme =~ /^```ini\n(.*?)^```$/ms;
+my $node = new_server('readme', extension => 0, conf => $conf);
 
 # the blocks
 my @blocks = $readme =~ /^```sql\n(.*?)^```$/msg;
@@ -35,6 +38,23 @@ foreach my $block (@blocks)
 	is($stdout, join("\n", @values), "answers as shown: $title");
 }
 cmp_ok($with_values, '>=', 5, 'the README has blocks that show values');
+
+# the sessions
+my @sessions = $readme =~ /^```console\n(.*?)^```$/msg;
+
+foreach my $session (@sessions)
+{
+	my @typed = $session =~ /^postgres=# (.*)$/mg;
+	my @shown = grep { !/^postgres=# / } split /\n/, $session;
+	my ($stdout, $stderr);
+
+	$node->psql('postgres', join("\n", @typed),
+		on_error_die => 0, on_error_stop => 0, stdout => \$stdout, stderr => \$stderr);
+	$stderr =~ s/^psql:<stdin>:\d+: //mg;
+	is($stdout, join("\n", grep { !/^[A-Z]+: / } @shown), "answers as shown: $typed[0]");
+	is($stderr, join("\n", grep { /^[A-Z]+: / } @shown), "complains as shown: $typed[0]");
+}
+is(scalar @sessions, 2, 'the README has sessions');
 
 # the names: all that there is, and nothing that there is not
 my @functions = split /\n/, $node->safe_psql('postgres',
