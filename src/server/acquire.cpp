@@ -85,7 +85,8 @@ warn_of_waiting(const lock_key &key)
 	if (!settings::warnings || !context::has_fixed_snapshot())
 		return;
 	ereport(WARNING,
-			(errmsg("the transaction will not see what the holder of lock %s writes", describe(key)),
+			(errmsg("the transaction will not see what the holder of lock %s writes",
+					describe(key)),
 			 errdetail("Its isolation level is above READ COMMITTED, and it has taken its snapshot "
 					   "before the wait."),
 			 errhint("Acquire the lock before the transaction, at session scope, or use READ "
@@ -147,8 +148,7 @@ take_or_wait(const lock_key &key, const request &how)
 	if (!held && how.deadline != deadline::at_once)
 	{
 		warn_of_waiting(key);
-		held = holds::wait(key, how.mode, how.scope, how.deadline,
-						   manager::when_late::answer);
+		held = holds::wait(key, how.mode, how.scope, how.deadline, manager::when_late::answer);
 	}
 	naming.end();
 	return held;

@@ -20,7 +20,8 @@ void
 check_not_null(FunctionCallInfo fcinfo, int argument, const char *name)
 {
 	if (PG_ARGISNULL(argument))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", name)));
 }
 
 std::string_view
@@ -131,8 +132,8 @@ deadline_argument(FunctionCallInfo fcinfo, int argument)
 	if (infinity < 0 || microseconds < 0 || microseconds > longest)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid timeout: \"%s\"",
-							   DatumGetCString(DirectFunctionCall1(interval_out,
-																   PG_GETARG_DATUM(argument)))),
+							   DatumGetCString(
+								   DirectFunctionCall1(interval_out, PG_GETARG_DATUM(argument)))),
 						errdetail("A timeout is from 0, which does not wait, to 2147483647 ms; "
 								  "NULL waits for ever.")));
 	if (microseconds == 0)
@@ -191,26 +192,24 @@ using namespace pglock;
 #define PGLOCK_FUNCTION(name, result)                                                              \
 	extern "C"                                                                                     \
 	{                                                                                              \
-		PG_FUNCTION_INFO_V1(pglock_##name);                                                        \
-		Datum                                                                                      \
-		pglock_##name([[maybe_unused]] PG_FUNCTION_ARGS)                                                            \
-		{                                                                                          \
-			return result;                                                                         \
-		}                                                                                          \
+	PG_FUNCTION_INFO_V1(pglock_##name);                                                            \
+	Datum pglock_##name([[maybe_unused]] PG_FUNCTION_ARGS)                                         \
+	{                                                                                              \
+		return result;                                                                             \
+	}                                                                                              \
 	}
 
 /* One function for each type of key; `result` uses `key`. */
 #define PGLOCK_KEY_FUNCTION(name, key_argument, result)                                            \
 	extern "C"                                                                                     \
 	{                                                                                              \
-		PG_FUNCTION_INFO_V1(pglock_##name);                                                        \
-		Datum                                                                                      \
-		pglock_##name(PG_FUNCTION_ARGS)                                                            \
-		{                                                                                          \
-			lock_key key = key_argument(fcinfo);                                                   \
+	PG_FUNCTION_INFO_V1(pglock_##name);                                                            \
+	Datum pglock_##name(PG_FUNCTION_ARGS)                                                          \
+	{                                                                                              \
+		lock_key key = key_argument(fcinfo);                                                       \
                                                                                                    \
-			return result;                                                                         \
-		}                                                                                          \
+		return result;                                                                             \
+	}                                                                                              \
 	}
 #define PGLOCK_KEY_FUNCTIONS(name, result)                                                         \
 	PGLOCK_KEY_FUNCTION(name##_text, text_key, result)                                             \
@@ -223,8 +222,7 @@ using namespace pglock;
 PGLOCK_KEY_AND_RAW_FUNCTIONS(acquire, BoolGetDatum(acquire(key, request_arguments(fcinfo))))
 PGLOCK_KEY_AND_RAW_FUNCTIONS(try, BoolGetDatum(acquire(key, request_at_once_arguments(fcinfo))))
 PGLOCK_KEY_AND_RAW_FUNCTIONS(lock, call_lock(fcinfo, key))
-PGLOCK_KEY_AND_RAW_FUNCTIONS(release,
-							 BoolGetDatum(release(key, optional_mode_argument(fcinfo, 1))))
+PGLOCK_KEY_AND_RAW_FUNCTIONS(release, BoolGetDatum(release(key, optional_mode_argument(fcinfo, 1))))
 PGLOCK_KEY_FUNCTIONS(held, BoolGetDatum(is_held(key)))
 PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(!manager::is_wanted(key.lock_id)))
 PGLOCK_KEY_FUNCTIONS(holders, return_holders(fcinfo, key))
@@ -233,6 +231,5 @@ PGLOCK_KEY_FUNCTIONS(lock_id, Int64GetDatum(key.lock_id))
 PGLOCK_FUNCTION(acquire_all,
 				BoolGetDatum(acquire_all(text_keys(fcinfo), request_arguments(fcinfo))))
 PGLOCK_FUNCTION(release_all, Int32GetDatum(static_cast<int32>(release_all())))
-PGLOCK_FUNCTION(release_all_keys,
-				Int32GetDatum(static_cast<int32>(release_all(text_keys(fcinfo)))))
+PGLOCK_FUNCTION(release_all_keys, Int32GetDatum(static_cast<int32>(release_all(text_keys(fcinfo)))))
 PGLOCK_FUNCTION(session_holds, return_session_holds(fcinfo))

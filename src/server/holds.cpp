@@ -199,14 +199,14 @@ check_limit(const lock_key &key)
 		prune();
 	if (hash_get_num_entries(table) < settings::max_holds)
 		return;
-	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					errmsg("could not acquire lock %s: the session holds too many locks",
-						   describe(key)),
-					errdetail("The session holds %ld different locks, and \"pglock.max_holds\" "
-							  "is %d.",
-							  hash_get_num_entries(table), settings::max_holds),
-					errhint("Release locks that are no longer needed, or have a superuser raise "
-							"the limit.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("could not acquire lock %s: the session holds too many locks", describe(key)),
+			 errdetail("The session holds %ld different locks, and \"pglock.max_holds\" "
+					   "is %d.",
+					   hash_get_num_entries(table), settings::max_holds),
+			 errhint("Release locks that are no longer needed, or have a superuser raise "
+					 "the limit.")));
 }
 
 void

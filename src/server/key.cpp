@@ -152,9 +152,10 @@ char *
 shown_name(std::string_view name, MemoryContext context)
 {
 	bool whole = name.size() <= shown_name_bytes;
-	size_t length = whole ? name.size()
-						  : static_cast<size_t>(pg_mbcliplen(
-								name.data(), static_cast<int>(name.size()), shown_name_bytes));
+	size_t length =
+		whole ? name.size()
+			  : static_cast<size_t>(
+					pg_mbcliplen(name.data(), static_cast<int>(name.size()), shown_name_bytes));
 	auto shown = static_cast<char *>(MemoryContextAlloc(context, length + sizeof("...")));
 
 	memcpy(shown, name.data(), length);

@@ -93,8 +93,7 @@ is_unbroken(const LOCALLOCK *entry, const lock &asked)
 	LOCKTAG tag = asked.tag();
 
 	return entry->lockOwners != nullptr && entry->nLocks > 0 && entry->lockCleared &&
-		   entry->tag.mode == asked.lockmode() &&
-		   memcmp(&entry->tag.lock, &tag, sizeof(tag)) == 0;
+		   entry->tag.mode == asked.lockmode() && memcmp(&entry->tag.lock, &tag, sizeof(tag)) == 0;
 }
 
 /* How many levels of the entry are held at session scope. */

@@ -11,8 +11,8 @@
 
 extern "C"
 {
-	PG_MODULE_MAGIC;
-	PGDLLEXPORT void _PG_init(void);
+PG_MODULE_MAGIC;
+PGDLLEXPORT void _PG_init(void);
 }
 
 namespace pglock::settings
@@ -28,8 +28,7 @@ define()
 	DefineCustomBoolVariable("pglock.warnings",
 							 "Warns where a lock cannot protect what it seems to protect.", nullptr,
 							 &warnings, true, PGC_USERSET, 0, nullptr, nullptr, nullptr);
-	DefineCustomBoolVariable("pglock.session_scope",
-							 "Allows locks to be taken at session scope.",
+	DefineCustomBoolVariable("pglock.session_scope", "Allows locks to be taken at session scope.",
 							 "Turn it off for roles or databases behind a pooler that shares "
 							 "sessions between transactions.",
 							 &session_scope, true, PGC_SUSET, 0, nullptr, nullptr, nullptr);
