@@ -27,7 +27,9 @@ main() {
 session() {
 	mkfifo "$work/$1"
 	PGAPPNAME=$1 psql -X -q -A -t <"$work/$1" >"$work/$1.out" 2>&1 &
-	exec {open[$1]}>"$work/$1"
+	local fd
+	exec {fd}>"$work/$1"
+	open[$1]=$fd
 	tell "$1" "$2"
 }
 
@@ -64,7 +66,7 @@ until_waiting() {
 #
 
 counter() {
-	title "$clients clients add 1 to a counter, $rounds times each: read, think, write"
+	title "$clients client processes add 1 to a counter, $rounds times each: read, think, write"
 	query -c 'CREATE TABLE counter (value int); INSERT INTO counter VALUES (0)'
 
 	count_up '' ''
@@ -85,9 +87,22 @@ count_up() {
 	[[ -z $1 ]] || name="with the lock 'counter':"
 	query -c 'UPDATE counter SET value = 0'
 	sed -i "s/:key/'counter'/" "$work/count"
-	quietly pgbench -n -c "$clients" -j 2 -t "$rounds" -f "$work/count"
+	run_clients
 	value=$(query -c 'SELECT value FROM counter')
 	printf '  %-24s %d of %d, %d updates lost\n' "$name" "$value" "$expected" $((expected - value))
+	[[ -z $1 || $value == "$expected" ]] || die 'updates were lost in spite of the lock'
+}
+
+# Runs the script `count` in all clients at once.
+run_clients() {
+	local i started=()
+	for ((i = 0; i < clients; i++)); do
+		pgbench -n -t "$rounds" -f "$work/count" &>"$work/client$i" &
+		started+=($!)
+	done
+	for i in "${!started[@]}"; do
+		wait "${started[i]}" || die "a client failed: $(cat "$work/client$i")"
+	done
 }
 
 #
@@ -118,9 +133,11 @@ waiting_without_a_snapshot() {
 	until_waiting builtin
 	say "  waiting in pg_advisory_lock(): backend_xmin is $(xmin_of builtin)"
 	session index "CREATE INDEX CONCURRENTLY orders_id ON orders (id);"
-	until_true "EXISTS (SELECT FROM pg_stat_progress_create_index
-	                    WHERE phase LIKE 'waiting for old snapshots' OR phase LIKE 'waiting for%')"
-	say "  CREATE INDEX CONCURRENTLY hangs: $(query -c 'SELECT phase FROM pg_stat_progress_create_index')"
+	until_true "$(is_blocked index builtin)"
+	sleep 2
+	until_true "$(is_blocked index builtin)"
+	say "  CREATE INDEX CONCURRENTLY hangs, 2 s already: $(query -c \
+		'SELECT phase FROM pg_stat_progress_create_index'). Cancelling both"
 	query -o /dev/null -c "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 	                       WHERE application_name IN ('builtin', 'index')"
 	finish builtin >/dev/null
@@ -130,11 +147,19 @@ waiting_without_a_snapshot() {
 	session ours "CALL pglock.lock('migration');"
 	until_waiting ours
 	say "  waiting in CALL pglock.lock(): backend_xmin is $(xmin_of ours)"
+	[[ $(xmin_of ours) == NULL ]] || die 'it waits with a snapshot'
 	query -c 'CREATE INDEX CONCURRENTLY orders_id ON orders (id)'
 	say '  CREATE INDEX CONCURRENTLY has finished meanwhile'
 	finish holder >/dev/null
 	until_true "NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
 	finish ours >/dev/null
+}
+
+# is_blocked SESSION BY: a condition
+is_blocked() {
+	say "EXISTS (SELECT FROM pg_stat_activity AS waiter, pg_stat_activity AS holder
+	     WHERE waiter.application_name = '$1' AND holder.application_name = '$2'
+	       AND holder.pid = ANY (pg_blocking_pids(waiter.pid)))"
 }
 
 xmin_of() {
@@ -156,8 +181,14 @@ who_holds_what() {
 \\pset format aligned
 \\pset null '-'
 SELECT key, mode, scope, depth, granted, application_name, blocked_by
-FROM pglock.locks ORDER BY granted DESC, key;"
-	until_true "(SELECT state = 'idle' AND query LIKE '%pglock.locks%' FROM pg_stat_activity
+FROM pglock.locks ORDER BY granted DESC, key;
+\\pset tuples_only on
+\\pset format unaligned
+SELECT waiter.application_name || ' waits for ' || holder.application_name ||
+       ', who holds \"' || holder.key || '\"'
+FROM pglock.locks AS waiter JOIN pglock.locks AS holder
+     ON holder.granted AND holder.lock_id = waiter.lock_id AND holder.pid = ANY (waiter.blocked_by);"
+	until_true "(SELECT state = 'idle' AND query LIKE '%AS holder%' FROM pg_stat_activity
 	             WHERE application_name = 'payments')"
 	say '  as the session "payments" sees it: the locks it holds have names'
 	finish payments | sed 's/^    payments: /    /; /^    t|t$/d; /^ *$/d'
