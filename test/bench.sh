@@ -1,7 +1,7 @@
 #!/bin/bash
 # make bench: what the lock functions cost, as ratios to PostgreSQL's own in the same run.
 #
-# Every figure is a median over interleaved pairs of runs. PAIRS and SECONDS_PER_RUN change how many
+# Every figure is a median over pairs of runs, in which each side goes first by turns. PAIRS and SECONDS_PER_RUN change how many
 # and how long; nothing here is a test.
 
 # shellcheck source-path=SCRIPTDIR
@@ -25,6 +25,7 @@ main() {
 	clients 4
 	clients 16
 	timeouts
+	passed_timeouts
 }
 
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
@@ -38,6 +39,18 @@ medians() {
 		"$(awk '{ print $1 / $2 }' "$1" | median)"
 }
 
+# measure PAIRS COMMAND OURS BUILTIN: notes in the file `pairs` what the command prints for each
+measure() {
+	local command ours builtin i
+	read -ra command <<<"$2"
+	for ((i = 0; i < $1; i++)); do
+		((i % 2)) || ours=$("${command[@]}" "$3")
+		builtin=$("${command[@]}" "$4")
+		((i % 2 == 0)) || ours=$("${command[@]}" "$3")
+		say "$ours $builtin"
+	done >"$work/pairs"
+}
+
 # ms STATEMENT: how long it takes, in ms, on a warm connection
 ms() {
 	query -c '\o /dev/null' -c "$1" -c '\timing on' -c '\o' -c "$1" |
@@ -46,14 +59,11 @@ ms() {
 
 # Fresh names, taken and given back inside one statement.
 statement() {
-	local ours builtin ratio i
-	for ((i = 0; i < pairs; i++)); do
-		printf '%s %s\n' \
-			"$(ms 'SELECT count(*) FROM names WHERE pglock.try(name) AND pglock.release(name)')" \
-			"$(ms "SELECT count(*) FROM names
-			       WHERE pg_try_advisory_lock(hashtextextended(name, 0))
-			         AND pg_advisory_unlock(hashtextextended(name, 0))")"
-	done >"$work/pairs"
+	local ours builtin ratio
+	measure "$pairs" ms 'SELECT count(*) FROM names WHERE pglock.try(name) AND pglock.release(name)' \
+		'SELECT count(*) FROM names
+		 WHERE pg_try_advisory_lock(hashtextextended(name, 0))
+		   AND pg_advisory_unlock(hashtextextended(name, 0))'
 	read -r ours builtin ratio < <(medians "$work/pairs")
 	row 'try + release, 200,000 names in one statement' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
 }
@@ -66,10 +76,8 @@ tps() {
 
 # compare CASE CLIENTS PAIRS BAR GOAL: the scripts `ours` and `builtin`
 compare() {
-	local ours builtin ratio i
-	for ((i = 0; i < $3; i++)); do
-		printf '%s %s\n' "$(tps "$2" "$work/ours")" "$(tps "$2" "$work/builtin")"
-	done >"$work/pairs"
+	local ours builtin ratio
+	measure "$3" "tps $2" "$work/ours" "$work/builtin"
 	read -r ours builtin ratio < <(medians "$work/pairs")
 	row "$1" /s "$ours" "$builtin" "$ratio" "$4" "$5"
 }
@@ -96,6 +104,35 @@ timeouts() {
 	{ say 'BEGIN;'; cat "$work/lock"; say 'SELECT pg_advisory_unlock_all();'; say 'COMMIT;'; } \
 		>"$work/builtin"
 	compare 'ten locks with a timeout in one block' 1 "$pairs" '>= 3' 4
+}
+
+# The same for a lock that somebody else holds: most of the time is the timeout's, 1 ms.
+passed_timeouts() {
+	local ours builtin ratio i
+	query -o /dev/null -c "SELECT pglock.acquire('taken')" -c 'SELECT pg_sleep(3600)' &
+	until [[ $(query -c "SELECT pglock.is_free('taken')") == f ]]; do sleep 0.1; done
+
+	for ((i = 0; i < 200; i++)); do
+		say "SELECT pglock.acquire('taken', timeout => '1ms');" >&3
+		printf '%s\n' 'SAVEPOINT before_lock;' "SET LOCAL lock_timeout = '1ms';" \
+			"SELECT pg_advisory_lock(pglock.lock_id('taken'));" 'ROLLBACK TO before_lock;' >&4
+	done 3>"$work/ours" 4>"$work/builtin"
+	measure "$pairs" attempts "$work/ours" "$work/builtin"
+	read -r ours builtin ratio < <(medians "$work/pairs")
+	row 'a timeout of 1 ms that passes' /s "$ours" "$builtin" "$ratio" - -
+}
+
+# attempts SCRIPT: how many of its 200 attempts in one block there are in a second
+attempts() {
+	{
+		say '\o /dev/null'
+		say 'SELECT clock_timestamp() AS start \gset'
+		say 'BEGIN;'
+		cat "$1"
+		say 'COMMIT;'
+		say '\o'
+		say "SELECT round(200 / extract(epoch FROM clock_timestamp() - :'start'));"
+	} | psql -X -q -A -t 2>/dev/null
 }
 
 main
