@@ -124,7 +124,8 @@ find_postgres() {
 			PG_CONFIG=$(has pg_config)
 		fi
 	elif [[ $PG_CONFIG != */* ]]; then
-		PG_CONFIG=$(has "$PG_CONFIG") || die "there is no $PG_CONFIG on the PATH"
+		has "$PG_CONFIG" >/dev/null || die "there is no $PG_CONFIG on the PATH"
+		PG_CONFIG=$(has "$PG_CONFIG")
 	fi
 	bin=$("$PG_CONFIG" --bindir 2>/dev/null) || bin=$(dirname "$PG_CONFIG")
 	server="PostgreSQL's server of $PG_CONFIG"
@@ -177,7 +178,7 @@ apt_get() {
 	as_root env DEBIAN_FRONTEND=noninteractive TMPDIR=/tmp apt-get -qq -y -o APT::Get::Show-Versions=0 \
 		-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
 		-o DPkg::Path="$work/apt:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-		"$@" </dev/null >"$log" || { cat "$log" >&2; return 1; }
+		"$@" </dev/null &>"$log" || { cat "$log" >&2; return 1; }
 }
 
 #

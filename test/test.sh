@@ -93,7 +93,7 @@ prove_all() {
 failed_logs() {
 	local file
 	for file in "$work"/tap/tmp_check/log/regress_log_*; do
-		if grep -q -E '^\[.*not ok |^not ok |^# Looks like' "$file" 2>/dev/null; then
+		if grep -q -E '(^|\) )not ok |# Looks like' "$file" 2>/dev/null; then
 			title "$(basename "$file")"
 			tail -n 60 "$file"
 		fi
