@@ -91,8 +91,8 @@ disarm()
 	sigemptyset(&sigint);
 	sigaddset(&sigint, SIGINT);
 	sigprocmask(SIG_BLOCK, &sigint, &before);
-	ours = passed && !cancelled_by_others;
-	if (ours)
+	ours = passed && (!cancelled_by_others || QueryCancelPending);
+	if (passed && !cancelled_by_others)
 		QueryCancelPending = false;
 	sigaction(SIGINT, &wrapped, nullptr);
 	sigprocmask(SIG_SETMASK, &before, nullptr);

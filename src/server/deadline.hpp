@@ -17,9 +17,9 @@ constexpr TimestampTz at_once = PG_INT64_MIN; /* not to be armed: there is nothi
 void arm(TimestampTz when);
 
 /*
- * Ends what arm() began. True: the deadline passed, and nothing else has asked for a cancel since
- * arm(), so a 57014 that was raised was ours and no other is lost if it is dropped. Harmless if
- * not armed: false. Never raises.
+ * Ends what arm() began. True: the deadline passed, and a 57014 that was raised may be dropped:
+ * nobody else has asked for a cancel since arm(), or who did is still to be heard, by the next
+ * CHECK_FOR_INTERRUPTS(). Harmless if not armed: false. Never raises.
  */
 bool disarm();
 } // namespace pglock::deadline

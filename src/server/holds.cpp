@@ -165,6 +165,18 @@ prune()
 	prune_size = Max(smallest_prune_size, 2 * hash_get_num_entries(table));
 }
 
+/* Gives the memory of a table back that was large and is empty. */
+void
+shrink()
+{
+	if (table == nullptr || prune_size == smallest_prune_size || hash_get_num_entries(table) > 0)
+		return;
+	hash_destroy(table);
+	table = nullptr;
+	found_last = nullptr;
+	prune_size = smallest_prune_size;
+}
+
 /* The books of that lock, as they were when last looked at; nullptr if there are none. */
 hold *
 find_stale(int64 lock_id)
@@ -339,7 +351,7 @@ give_back_if_command_failed()
 {
 	TimestampTz command = GetCurrentStatementStartTimestamp();
 
-	if (last_taking_command != command)
+	if (last_taking_command != command || command == 0) /* 0: no client's, a background worker's */
 		return;
 	/*
 	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
@@ -474,6 +486,7 @@ give_back_all()
 	int64 total = 0;
 
 	for_each_hold([&](hold &h) { total += give_back_all(h); });
+	shrink();
 	return total;
 }
 

@@ -96,7 +96,11 @@ wait(const lock &wanted, scope as, TimestampTz deadline, when_late late)
 	PG_END_TRY();
 
 	if (is_late)
+	{
+		/* who asked for a cancel just behind our deadline is heard now */
+		CHECK_FOR_INTERRUPTS();
 		return nullptr;
+	}
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	if (as == scope::transaction)
