@@ -20,13 +20,15 @@ namespace
 {
 bool armed = false;
 volatile sig_atomic_t passed = false;
-volatile sig_atomic_t cancelled_by_others = false;
+volatile sig_atomic_t cancelled_by_others = false; /* since arm(), heard or not */
+volatile sig_atomic_t pending_is_ours = false;	   /* what is still to be heard is ours alone */
 struct sigaction wrapped;
 
 void
 note_cancel(int signal, siginfo_t *info, void *context)
 {
 	cancelled_by_others = true;
+	pending_is_ours = false;
 	if (wrapped.sa_flags & SA_SIGINFO)
 		wrapped.sa_sigaction(signal, info, context);
 	else if (wrapped.sa_handler != SIG_IGN && wrapped.sa_handler != SIG_DFL)
@@ -39,6 +41,7 @@ on_timer()
 	if (QueryCancelPending)
 		cancelled_by_others = true;
 	passed = true;
+	pending_is_ours = !QueryCancelPending;
 	QueryCancelPending = true;
 	InterruptPending = true;
 	SetLatch(MyLatch);
@@ -66,6 +69,7 @@ arm(TimestampTz when)
 		return;
 	id = timer();
 	passed = false;
+	pending_is_ours = false;
 	sigaction(SIGINT, nullptr, &wrapped);
 	wrapper = wrapped;
 	wrapper.sa_flags |= SA_SIGINFO;
@@ -91,9 +95,9 @@ disarm()
 	sigemptyset(&sigint);
 	sigaddset(&sigint, SIGINT);
 	sigprocmask(SIG_BLOCK, &sigint, &before);
-	ours = passed && (!cancelled_by_others || QueryCancelPending);
-	if (passed && !cancelled_by_others)
+	if (pending_is_ours)
 		QueryCancelPending = false;
+	ours = passed && (!cancelled_by_others || QueryCancelPending);
 	sigaction(SIGINT, &wrapped, nullptr);
 	sigprocmask(SIG_SETMASK, &before, nullptr);
 	return ours;
