@@ -37,6 +37,8 @@ WHERE proargnames[2] = 'timeout' AND proargtypes[1] <> 'interval'::regtype;
 -- each has its comment
 SELECT name FROM ours WHERE obj_description(oid, 'pg_proc') IS NULL;
 SELECT obj_description('pglock.locks'::regclass, 'pg_class') IS NOT NULL AS locks,
+       obj_description('pglock.contention'::regclass, 'pg_class') IS NOT NULL AS contention,
+       obj_description('pglock.tokens'::regclass, 'pg_class') IS NOT NULL AS tokens,
        obj_description('pglock'::regnamespace, 'pg_namespace') IS NOT NULL AS schema,
        obj_description(oid, 'pg_extension') IS NOT NULL AS extension
 FROM pg_extension WHERE extname = 'postgres_lock';
@@ -44,12 +46,18 @@ FROM pg_extension WHERE extname = 'postgres_lock';
 SELECT attname AS column, format_type(atttypid, atttypmod) AS type
 FROM pg_attribute WHERE attrelid = 'pglock.locks'::regclass AND attnum > 0
 ORDER BY attnum;
+SELECT attname AS column, format_type(atttypid, atttypmod) AS type
+FROM pg_attribute WHERE attrelid = 'pglock.contention'::regclass AND attnum > 0
+ORDER BY attnum;
 
--- anybody may take locks, as with the built-ins
+-- anybody may take locks, as with the built-ins, and see what there is of them
 SELECT name FROM ours WHERE NOT has_function_privilege('public', oid, 'EXECUTE');
 SELECT has_schema_privilege('public', 'pglock', 'USAGE') AS usage,
        has_schema_privilege('public', 'pglock', 'CREATE') AS create,
-       has_table_privilege('public', 'pglock.locks', 'SELECT') AS locks;
+       has_table_privilege('public', 'pglock.locks', 'SELECT') AS locks,
+       has_table_privilege('public', 'pglock.contention', 'SELECT') AS contention,
+       has_sequence_privilege('public', 'pglock.tokens', 'SELECT') AS tokens,
+       has_sequence_privilege('public', 'pglock.tokens', 'USAGE, UPDATE') AS change_tokens;
 
 CREATE ROLE regress_pglock_anybody;
 SET ROLE regress_pglock_anybody;

@@ -284,8 +284,50 @@ COMMENT ON FUNCTION holders(uuid) IS
 
 
 --
+-- Fencing tokens
+--
+
+CREATE SEQUENCE tokens;
+
+-- pg_dump reads it, whoever runs it; only token() changes it
+GRANT SELECT ON SEQUENCE tokens TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.tokens', '');
+
+COMMENT ON SEQUENCE tokens IS
+'A bound that no fencing token which was given out exceeds, in microseconds since 1970. token() keeps
+it ahead of the clock; see there. Not to be changed by hand.';
+
+CREATE FUNCTION token(key text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_token_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION token(text) IS
+'The fencing token of this session''s exclusive hold of the lock: drawn by the first call in the hold,
+the same until the hold ends or is broken. Greater than every token drawn before in this database, also
+after a crash, a restore, and a failover to a server whose clock is not behind. In microseconds since
+1970, unless the clock was set back. What must not be done by a holder that lost the lock without
+noticing refuses tokens less than one it has seen. Errors: 22004, 25006 on a standby and in a read-only
+transaction, 55000 without an exclusive hold, 57014.';
+
+CREATE FUNCTION token(key bigint) RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_token_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION token(bigint) IS
+'As token(text), for the text of the bigint.';
+
+CREATE FUNCTION token(key uuid) RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_token_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION token(uuid) IS
+'As token(text), for the text of the uuid.';
+
+
+--
 -- Views
 --
+
 CREATE FUNCTION session_holds(
     OUT lock_id bigint,
     OUT key text,
@@ -296,40 +338,105 @@ CREATE FUNCTION session_holds(
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pglock_session_holds' LANGUAGE C
 VOLATILE PARALLEL RESTRICTED;
+
 COMMENT ON FUNCTION session_holds() IS
 'What this session took through this extension and still holds. The view locks has it, too.';
 
+CREATE FUNCTION lock_status(
+    OUT key text,
+    OUT lock_id bigint,
+    OUT mode text,
+    OUT scope text,
+    OUT granted boolean,
+    OUT depth bigint,
+    OUT pid integer,
+    OUT held_since timestamptz,
+    OUT waiting_since timestamptz,
+    OUT blocked_by integer[],
+    OUT token bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_lock_status' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION lock_status() IS
+'What the view locks shows, but for the columns it has from pg_stat_activity.';
+
 CREATE VIEW locks AS
-WITH own AS MATERIALIZED (SELECT * FROM @extschema@.session_holds()),
-     named AS (SELECT lock_id, max(key) AS key FROM own GROUP BY lock_id)
-SELECT named.key,
+SELECT lock.key,
        lock.lock_id,
        lock.mode,
-       own.scope,
+       lock.scope,
        lock.granted,
-       own.depth,
+       lock.depth,
        lock.pid,
        session.usename,
        session.application_name,
        session.client_addr,
-       own.held_since,
-       lock.waitstart AS waiting_since,
-       CASE WHEN NOT lock.granted THEN pg_catalog.pg_blocking_pids(lock.pid) END AS blocked_by
-FROM (SELECT CASE WHEN objsubid = 1
-                  THEN (classid::bigint << 32) | objid::bigint END AS lock_id,
-             CASE mode WHEN 'ExclusiveLock' THEN 'exclusive' ELSE 'shared' END AS mode,
-             granted, pid, waitstart
-      FROM pg_catalog.pg_locks
-      WHERE locktype = 'advisory'
-        AND database = (SELECT oid FROM pg_catalog.pg_database
-                        WHERE datname = pg_catalog.current_database())) AS lock
-LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = lock.pid
-LEFT JOIN named ON named.lock_id = lock.lock_id
-LEFT JOIN own ON lock.pid = pg_catalog.pg_backend_pid() AND lock.granted
-                 AND own.lock_id = lock.lock_id AND own.mode = lock.mode;
+       lock.held_since,
+       lock.waiting_since,
+       lock.blocked_by,
+       lock.token
+FROM @extschema@.lock_status() AS lock
+LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = lock.pid;
+
 GRANT SELECT ON locks TO PUBLIC;
+
 COMMENT ON VIEW locks IS
-'Every advisory lock of this database that is held or waited for, and by whom. lock_id is NULL for
-locks with two integers as their key. key is the name of a lock that this session holds, whoever holds
-or waits for it in that row; scope, depth and held_since are known for what this session took through
-this extension. They are NULL for all others.';
+'Every advisory lock of this database that is held or waited for, and by whom; also those of the
+built-in functions. Who holds and who waits is what the lock manager says at that moment; a lock held in two
+modes or scopes has a row for each. lock_id is NULL for locks with two integers as their key, pid for
+prepared transactions. key, scope, depth, held_since and token are what the sessions publish; NULL
+for what was only taken by the built-ins. Of the sessions of other roles they are shown to members of
+pg_read_all_stats: to all others key is <insufficient privilege>, the rest NULL. Before PostgreSQL 17
+other sessions publish nothing unless shared_preload_libraries has postgres_lock in it, and the server was
+restarted.';
+
+CREATE FUNCTION contention_status(
+    OUT key text,
+    OUT lock_id bigint,
+    OUT waits bigint,
+    OUT total_wait_time double precision,
+    OUT max_wait_time double precision,
+    OUT timeouts bigint,
+    OUT deadlocks bigint,
+    OUT cancels bigint,
+    OUT last_wait_at timestamptz,
+    OUT stats_since timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_contention_status' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION contention_status() IS
+'What the view contention shows.';
+
+CREATE VIEW contention AS
+SELECT * FROM @extschema@.contention_status();
+
+GRANT SELECT ON contention TO PUBLIC;
+
+COMMENT ON VIEW contention IS
+'For each key of this database that sessions had to wait for, through this extension: how often, how
+long in all and at most (in milliseconds), and how often in vain: timeouts (lock_timeout, too), deadlocks, and
+cancels (of all other kinds, statement_timeout and the end of the session, too). Times are of the end
+of the last wait, and of the first since the key is in the statistics. There is room for
+pglock.max_contended_keys keys; the one that was waited for longest ago makes room for another. key is
+<insufficient privilege> to whom may not see the sessions of the four roles that waited last, as in
+pg_stat_activity. Before PostgreSQL 17 there is nothing in it unless shared_preload_libraries has
+postgres_lock in it, and the server was restarted.';
+
+CREATE FUNCTION contention_reset() RETURNS void
+AS 'MODULE_PATHNAME', 'pglock_contention_reset' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+REVOKE ALL ON FUNCTION contention_reset() FROM PUBLIC;
+
+COMMENT ON FUNCTION contention_reset() IS
+'Empties the view contention, for this database. For superusers, and those it is granted to.';
+
+CREATE FUNCTION registry_size() RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_registry_size' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION registry_size() IS
+'How many bytes of shared memory there are for what sessions publish of their locks. NULL: none, so
+that they publish nothing: before PostgreSQL 17 shared_preload_libraries has to have postgres_lock in it.';

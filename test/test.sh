@@ -20,6 +20,7 @@ main() {
 	mapfile -t specs < <(chosen "$src"/test/specs/*.spec)
 	mapfile -t tap < <(chosen "$src"/test/t/*.pl)
 	results=()
+	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
 	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
 	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${specs[@]}"
 	prove_all "${tap[@]}"
@@ -46,7 +47,7 @@ pg_regress() {
 	title "$suite"
 	as_server mkdir "$output"
 	run show_and_log as_server "$tools/$program" --temp-instance="$output/server" \
-		--temp-config="$src/test/regress.conf" --inputdir="$input" --outputdir="$output" \
+		--temp-config="$src/test/$suite.conf" --inputdir="$input" --outputdir="$output" \
 		--bindir="$bin" --encoding=UTF8 --no-locale --load-extension=postgres_lock "$@" ||
 		cat "$output/regression.diffs" || true
 	to_tap "$output/log/postmaster.log" "$@" <"$log" >"$work/$suite.tap"

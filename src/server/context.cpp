@@ -40,6 +40,17 @@ has_fixed_snapshot()
 }
 
 bool
+command_has_failed()
+{
+	/*
+	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
+	 * transaction is not (yet) marked as to be rolled back.
+	 */
+	return ActivePortal == nullptr && error_context_stack == nullptr &&
+		   TransactionBlockStatusCode() != 'E';
+}
+
+bool
 has_written()
 {
 	return TransactionIdIsValid(GetTopTransactionIdIfAny());

@@ -19,6 +19,12 @@ void check_no_parallel_worker();
 /* Does the transaction read from a snapshot that it has taken already and will not renew. */
 bool has_fixed_snapshot();
 
+/*
+ * For the callbacks of transactions: is one rolled back because the client's command has failed, as
+ * opposed to errors that the command caught and rollbacks that were asked for.
+ */
+bool command_has_failed();
+
 /* Has the transaction written, so that others will see something new when it commits. */
 bool has_written();
 

@@ -6,10 +6,14 @@
  */
 #include "acquire.hpp"
 #include "compat.hpp"
+#include "contention.hpp"
 #include "context.hpp"
 #include "deadline.hpp"
 #include "key.hpp"
 #include "lock.hpp"
+#include "registry.hpp"
+#include "shared.hpp"
+#include "token.hpp"
 #include "views.hpp"
 
 namespace pglock
@@ -106,7 +110,7 @@ scope_argument(FunctionCallInfo fcinfo, int argument)
 	if (name == "transaction")
 		return scope::transaction;
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					errmsg("invalid scope: \"%s\"", shown_name(name, CurrentMemoryContext)),
+					errmsg("invalid scope: \"%s\"", shown_name(name)),
 					errdetail("A scope is \"session\" or \"transaction\".")));
 }
 
@@ -179,6 +183,22 @@ is_held(const lock_key &key)
 }
 
 Datum
+reset_contention()
+{
+	contention::reset();
+	PG_RETURN_VOID();
+}
+
+/* NULL where the registry is off. */
+Datum
+registry_size(FunctionCallInfo fcinfo)
+{
+	if (!shared::is_on())
+		PG_RETURN_NULL();
+	return Int64GetDatum(static_cast<int64>(registry::size()));
+}
+
+Datum
 call_lock(FunctionCallInfo fcinfo, const lock_key &key)
 {
 	lock_or_raise(key, request_for_session_arguments(fcinfo), fcinfo);
@@ -226,6 +246,7 @@ PGLOCK_KEY_AND_RAW_FUNCTIONS(release, BoolGetDatum(release(key, optional_mode_ar
 PGLOCK_KEY_FUNCTIONS(held, BoolGetDatum(is_held(key)))
 PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(!manager::is_wanted(key.lock_id)))
 PGLOCK_KEY_FUNCTIONS(holders, return_holders(fcinfo, key))
+PGLOCK_KEY_FUNCTIONS(token, Int64GetDatum(token(key)))
 PGLOCK_KEY_FUNCTIONS(lock_id, Int64GetDatum(key.lock_id))
 
 PGLOCK_FUNCTION(acquire_all,
@@ -233,3 +254,7 @@ PGLOCK_FUNCTION(acquire_all,
 PGLOCK_FUNCTION(release_all, Int32GetDatum(static_cast<int32>(release_all())))
 PGLOCK_FUNCTION(release_all_keys, Int32GetDatum(static_cast<int32>(release_all(text_keys(fcinfo)))))
 PGLOCK_FUNCTION(session_holds, return_session_holds(fcinfo))
+PGLOCK_FUNCTION(lock_status, return_lock_status(fcinfo))
+PGLOCK_FUNCTION(contention_status, return_contention(fcinfo))
+PGLOCK_FUNCTION(contention_reset, reset_contention())
+PGLOCK_FUNCTION(registry_size, registry_size(fcinfo))

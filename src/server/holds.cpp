@@ -3,84 +3,31 @@
  *
  * Order of work: what can fail comes first (room in the books), then the lock, then only stores
  * that can't fail. A failure in between leaves a hold in the books that is not held, which the next
- * look removes.
+ * look removes. What is published of a hold keeps the order that registry.hpp asks for.
  */
 #include "holds.hpp"
 
-#include "level_stack.hpp"
+#include "contention.hpp"
+#include "hold_table.hpp"
 #include "module.hpp"
 
 namespace pglock::holds
 {
 namespace
 {
-/* What the books know of a lock in one mode. */
-struct possession
-{
-	LOCALLOCK *entry;		   /* the lock manager's; nullptr: not held */
-	TimestampTz session_since; /* 0: not held through pglock at that scope */
-	TimestampTz transaction_since;
-	int64 taken_by_command; /* of the session's levels */
-};
-
-/* What the books know of a lock. It lives in a hash table, and keeps its address. */
-struct hold
-{
-	int64 lock_id; /* the hash key */
-	char *name;	   /* as it is shown, in short_name if there is room; nullptr: none */
-	char short_name[48];
-	possession by_mode[2];
-	level_stack levels;	 /* of session scope, taken through pglock */
-	TimestampTz command; /* the start of the client's command that last took a level */
-
-	possession &
-	in(mode m)
-	{
-		return by_mode[static_cast<int>(m)];
-	}
-};
-static_assert(std::is_trivially_destructible_v<hold>);
-
-HTAB *table = nullptr;
-MemoryContext memory = nullptr;
-hold *found_last = nullptr; /* what is taken is often given back next */
-
 /* The start of the last command of the client that took a level of session scope. */
 TimestampTz last_taking_command = 0;
 
-/* When the table has grown to this size, look for holds that are no longer held. */
-constexpr long smallest_prune_size = 64;
-long prune_size = smallest_prune_size;
+/* When there are this many holds, look for those that are no longer held. */
+constexpr uint32 smallest_prune_size = 64;
+uint32 prune_size = smallest_prune_size;
 
-uint32
-hash_lock_id(const void *key, Size)
-{
-	uint64 id;
-
-	/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
-	memcpy(&id, key, sizeof(id));
-	return static_cast<uint32>((id * UINT64CONST(0x9E3779B97F4A7C15)) >> 32);
-}
-
-void
-create_table()
-{
-	HASHCTL control = {};
-
-	if (memory == nullptr)
-		memory = AllocSetContextCreate(TopMemoryContext, "pglock", ALLOCSET_DEFAULT_SIZES);
-	control.keysize = sizeof(int64);
-	control.entrysize = sizeof(hold);
-	control.hash = hash_lock_id;
-	control.hcxt = memory;
-	table = hash_create("pglock holds", smallest_prune_size, &control,
-						HASH_ELEM | HASH_FUNCTION | HASH_CONTEXT);
-}
-
+/* Is the hold in use: held, or asked for right now. */
 bool
-is_held(hold &h)
+is_wanted(const hold &h)
 {
-	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr;
+	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr ||
+		   h.published->waiting_since != 0;
 }
 
 void
@@ -92,6 +39,39 @@ forget_levels(hold &h, mode m, int64 count)
 	taken = Max(taken - count, 0);
 }
 
+/* Publishes how many levels of a hold there are at that scope, if any were taken through pglock. */
+void
+set_depth(hold &h, mode m, scope s, int64 depth)
+{
+	registry::hold_state &state = h.published->in(m, s);
+
+	if (state.since == 0 || state.depth == depth)
+		return;
+	if (depth == 0)
+		registry::store(state.since, TimestampTz{0});
+	registry::store(state.depth, depth);
+}
+
+/* Ends the possession of a lock in one mode. */
+void
+end_possession(hold &h, mode m)
+{
+	h.in(m).entry = nullptr;
+	for (scope s : scopes)
+		set_depth(h, m, s, 0);
+	if (m == mode::exclusive)
+		registry::store(h.published->token, int64{0});
+}
+
+/* Forgets that the lock was asked for: the lock manager may have raised an error. */
+void
+forget_request(hold &h, mode m)
+{
+	for (scope s : scopes)
+		if (h.published->in(m, s).depth != 0)
+			registry::store(h.published->in(m, s).depth, int64{0});
+}
+
 /* Brings the books of a lock in one mode in line with the lock manager. */
 void
 refresh(hold &h, mode m)
@@ -100,23 +80,29 @@ refresh(hold &h, mode m)
 	int64 of_session = 0;
 
 	if (held.entry == nullptr)
-		return;
-	if (manager::is_unbroken(held.entry, {h.lock_id, m}))
 	{
-		of_session = manager::session_levels(held.entry);
-		if (of_session == held.entry->nLocks)
-			held.transaction_since = 0;
+		if (h.published->waiting_since == 0)
+			forget_request(h, m);
+		return;
 	}
-	else
-		held.entry = nullptr;
+
+	bool unbroken = manager::is_unbroken(held.entry, {h.lock_id, m});
+
+	if (unbroken)
+		of_session = manager::session_levels(held.entry);
 
 	int64 ours = h.levels.count(m);
 
 	/* what was given back behind our back was the newest */
 	if (ours > of_session)
 		forget_levels(h, m, ours - of_session);
-	if (Min(ours, of_session) == 0)
-		held.session_since = 0;
+	if (unbroken)
+	{
+		set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
+		set_depth(h, m, scope::transaction, held.entry->nLocks - of_session);
+	}
+	else
+		end_possession(h, m);
 }
 
 void
@@ -127,72 +113,26 @@ refresh(hold &h)
 }
 
 void
-remove(hold &h)
-{
-	h.levels.clear();
-	if (h.name != nullptr && h.name != h.short_name)
-		pfree(h.name);
-	if (found_last == &h)
-		found_last = nullptr;
-	hash_search(table, &h.lock_id, HASH_REMOVE, nullptr);
-}
-
-void
 refresh_or_remove(hold &h)
 {
 	refresh(h);
-	if (!is_held(h))
-		remove(h);
-}
-
-template <typename Function>
-void
-for_each_hold(Function function)
-{
-	HASH_SEQ_STATUS scan;
-
-	if (table == nullptr)
-		return;
-	hash_seq_init(&scan, table);
-	while (void *found = hash_seq_search(&scan))
-		function(*static_cast<hold *>(found)); /* which may remove this one */
+	if (!is_wanted(h))
+		hold_table::remove(h);
 }
 
 void
 prune()
 {
-	for_each_hold(refresh_or_remove);
-	prune_size = Max(smallest_prune_size, 2 * hash_get_num_entries(table));
-}
-
-/* Gives the memory of a table back that was large and is empty. */
-void
-shrink()
-{
-	if (table == nullptr || prune_size == smallest_prune_size || hash_get_num_entries(table) > 0)
-		return;
-	hash_destroy(table);
-	table = nullptr;
-	found_last = nullptr;
-	prune_size = smallest_prune_size;
-}
-
-/* The books of that lock, as they were when last looked at; nullptr if there are none. */
-hold *
-find_stale(int64 lock_id)
-{
-	if (table == nullptr)
-		return nullptr;
-	if (found_last == nullptr || found_last->lock_id != lock_id)
-		found_last = static_cast<hold *>(hash_search(table, &lock_id, HASH_FIND, nullptr));
-	return found_last;
+	hold_table::for_each(refresh_or_remove);
+	hold_table::trim();
+	prune_size = Max(smallest_prune_size, 2 * hold_table::size());
 }
 
 /* The books of that lock, in line with the lock manager; nullptr if there are none. */
 hold *
 find(int64 lock_id)
 {
-	hold *h = find_stale(lock_id);
+	hold *h = hold_table::find(lock_id);
 
 	if (h != nullptr)
 		refresh(*h);
@@ -204,79 +144,101 @@ void
 check_limit(const lock_key &key)
 {
 	hold *known = find(key.lock_id);
+	auto limit = static_cast<uint32>(settings::max_holds);
 
-	if (table == nullptr || (known != nullptr && is_held(*known)))
+	if (known != nullptr && is_wanted(*known))
 		return;
-	if (hash_get_num_entries(table) >= settings::max_holds)
+	if (hold_table::size() >= limit)
 		prune();
-	if (hash_get_num_entries(table) < settings::max_holds)
+	if (hold_table::size() < limit)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("could not acquire lock %s: the session holds too many locks", describe(key)),
-			 errdetail("The session holds %ld different locks, and \"pglock.max_holds\" "
-					   "is %d.",
-					   hash_get_num_entries(table), settings::max_holds),
+			 errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
+					   "is %u.",
+					   hold_table::size(), limit),
 			 errhint("Release locks that are no longer needed, or have a superuser raise "
 					 "the limit.")));
 }
 
-void
-set_name(hold &h, std::string_view name)
+/* The books of a lock, which are opened if there are none. Raises 53200. */
+hold &
+open_books(const lock_key &key)
 {
-	if (name.size() < sizeof(h.short_name))
+	hold *h = find(key.lock_id);
+
+	if (h == nullptr)
 	{
-		memcpy(h.short_name, name.data(), name.size());
-		h.short_name[name.size()] = '\0';
-		h.name = h.short_name;
+		if (hold_table::size() >= prune_size)
+			prune();
+		return hold_table::add(key);
 	}
-	else
-		h.name = shown_name(name, memory);
+	if (!h->published->has_name && key.name.data() != nullptr)
+		registry::set_name(*h->published, key.name);
+	return *h;
 }
 
 /* The books of a lock that is about to be taken, with room for one more level. */
 hold &
 reserve(const lock_key &key)
 {
-	bool found;
-
 	if (settings::max_holds > 0)
 		check_limit(key);
-	if (table == nullptr)
-		create_table();
-	if (hash_get_num_entries(table) >= prune_size)
-		prune();
 
-	auto &h = *static_cast<hold *>(hash_search(table, &key.lock_id, HASH_ENTER, &found));
+	hold &h = open_books(key);
 
-	if (found)
-		refresh(h);
-	else
-	{
-		h = hold{};
-		h.lock_id = key.lock_id;
-	}
-	found_last = &h;
-	if (h.name == nullptr && key.name.data() != nullptr)
-		set_name(h, key.name);
-	h.levels.reserve(memory);
+	h.levels.reserve(hold_table::memory());
 	return h;
+}
+
+/* Publishes that the lock is asked for. */
+void
+announce(hold &h, mode m, scope s)
+{
+	registry::hold_state &state = h.published->in(m, s);
+
+	if (state.depth == 0)
+		registry::store(state.depth, int64{1});
+}
+
+/* The lock that was asked for is not to be had. */
+void
+retract(hold &h, mode m, scope s)
+{
+	registry::hold_state &state = h.published->in(m, s);
+
+	if (state.since == 0)
+		registry::store(state.depth, int64{0});
+	if (!is_wanted(h))
+		hold_table::remove(h);
+}
+
+/* Starts the books of a possession that the lock manager has. */
+void
+begin_possession(hold &h, mode m, LOCALLOCK *entry)
+{
+	manager::mark_unbroken(entry);
+	h.in(m).entry = entry;
 }
 
 /* Books a level that the lock manager has just granted. Never raises. */
 void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
 {
-	possession &held = h.in(m);
-	TimestampTz &since = as == scope::session ? held.session_since : held.transaction_since;
+	registry::hold_state &state = h.published->in(m, as);
 	TimestampTz command = GetCurrentStatementStartTimestamp();
 
-	if (held.entry == nullptr)
-		held.session_since = held.transaction_since = 0;
-	manager::mark_unbroken(entry);
-	held.entry = entry;
-	if (since == 0)
-		since = GetCurrentTimestamp();
+	if (h.in(m).entry == nullptr)
+		begin_possession(h, m, entry);
+	if (state.since == 0)
+		registry::store(state.since, GetCurrentTimestamp());
+	if (entry->nLocks > 1)
+	{
+		int64 of_session = manager::session_levels(entry);
+
+		set_depth(h, m, as, as == scope::session ? of_session : entry->nLocks - of_session);
+	}
 	if (as == scope::transaction)
 		return; /* its end, or its rollback, gives the level back */
 
@@ -286,7 +248,7 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 		for (mode other : modes)
 			h.in(other).taken_by_command = 0;
 	}
-	held.taken_by_command++;
+	h.in(m).taken_by_command++;
 	h.levels.push(m);
 }
 
@@ -295,8 +257,8 @@ book_if_taken(hold &h, mode m, scope as, LOCALLOCK *entry)
 {
 	if (entry != nullptr)
 		book(h, m, as, entry);
-	else if (!is_held(h))
-		remove(h);
+	else
+		retract(h, m, as);
 	return entry != nullptr;
 }
 
@@ -340,49 +302,6 @@ give_back_all(hold &h)
 	return given_back;
 }
 
-/*
- * Called when a transaction or subtransaction is rolled back. If that is so because the command of
- * the client that is running has failed, what it took at session scope is given back: the client
- * sees an error, and does not know what it holds. Errors that the command caught itself, and
- * rollbacks that were asked for, take nothing away.
- */
-void
-give_back_if_command_failed()
-{
-	TimestampTz command = GetCurrentStatementStartTimestamp();
-
-	if (last_taking_command != command || command == 0) /* 0: no client's, a background worker's */
-		return;
-	/*
-	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
-	 * transaction is not (yet) marked as to be rolled back.
-	 */
-	if (ActivePortal != nullptr || error_context_stack != nullptr ||
-		TransactionBlockStatusCode() == 'E')
-		return;
-	for_each_hold([=](hold &h) {
-		if (h.command != command)
-			return;
-		refresh(h);
-		for (mode m : modes)
-			give_back(h, m, h.in(m).taken_by_command);
-		refresh_or_remove(h);
-	});
-}
-
-void
-at_transaction_end(XactEvent event, void *)
-{
-	if (event == XACT_EVENT_ABORT)
-		give_back_if_command_failed();
-}
-
-void
-at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
-{
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		give_back_if_command_failed();
-}
 } // namespace
 
 bool
@@ -390,6 +309,7 @@ take(const lock_key &key, mode m, scope as)
 {
 	hold &h = reserve(key);
 
+	announce(h, m, as);
 	return book_if_taken(h, m, as, manager::take({key.lock_id, m}, as));
 }
 
@@ -397,8 +317,26 @@ bool
 wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_late late)
 {
 	hold &h = reserve(key);
+	LOCALLOCK *entry = nullptr;
 
-	return book_if_taken(h, m, as, manager::wait({key.lock_id, m}, as, deadline, late));
+	announce(h, m, as);
+	registry::store(h.published->waiting_since, contention::begin_wait(key));
+	PG_TRY();
+	{
+		entry = manager::wait({key.lock_id, m}, as, deadline, late);
+	}
+	PG_CATCH();
+	{
+		contention::end_wait(contention::outcome_of_error());
+		registry::store(h.published->waiting_since, TimestampTz{0});
+		retract(h, m, as);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	contention::end_wait(entry != nullptr ? contention::outcome::granted
+										  : contention::outcome::timeout);
+	registry::store(h.published->waiting_since, TimestampTz{0});
+	return book_if_taken(h, m, as, entry);
 }
 
 void
@@ -438,7 +376,7 @@ newest(int64 lock_id, std::optional<mode> only)
 void
 give_back(const level &newest)
 {
-	hold *h = find_stale(newest.of.lock_id);
+	hold *h = hold_table::find(newest.of.lock_id);
 
 	if (h == nullptr)
 	{
@@ -447,9 +385,11 @@ give_back(const level &newest)
 	}
 	give_back(*h, newest.of.mode, 1);
 	if (newest.is_last)
-		h->in(newest.of.mode).entry = nullptr;
-	if (!is_held(*h))
-		remove(*h);
+		end_possession(*h, newest.of.mode);
+	else
+		refresh(*h, newest.of.mode);
+	if (!is_wanted(*h))
+		hold_table::remove(*h);
 }
 
 int64
@@ -465,7 +405,7 @@ levels()
 {
 	int64 total = 0;
 
-	for_each_hold([&](hold &h) {
+	hold_table::for_each([&](hold &h) {
 		refresh(h);
 		total += levels(h);
 	});
@@ -485,41 +425,71 @@ give_back_all()
 {
 	int64 total = 0;
 
-	for_each_hold([&](hold &h) { total += give_back_all(h); });
-	shrink();
+	hold_table::for_each([&](hold &h) { total += give_back_all(h); });
+	hold_table::trim();
 	return total;
 }
 
 void
-watch_transactions()
+give_back_taken_by(TimestampTz command)
 {
-	RegisterXactCallback(at_transaction_end, nullptr);
-	RegisterSubXactCallback(at_subtransaction_end, nullptr);
+	if (last_taking_command != command)
+		return;
+	hold_table::for_each([=](hold &h) {
+		if (h.command != command)
+			return;
+		refresh(h);
+		for (mode m : modes)
+			give_back(h, m, h.in(m).taken_by_command);
+		refresh_or_remove(h);
+	});
+}
+
+void
+refresh_all()
+{
+	if (hold_table::size() == 0)
+		return;
+	prune();
+}
+
+int64 *
+token_of(const lock_key &key)
+{
+	LOCALLOCK *entry = find_entry(find(key.lock_id), {key.lock_id, mode::exclusive});
+
+	if (entry == nullptr)
+		return nullptr;
+
+	hold &h = open_books(key);
+
+	if (h.in(mode::exclusive).entry == nullptr)
+		begin_possession(h, mode::exclusive, entry);
+	return &h.published->token;
+}
+
+void
+for_each_record(void (*visit)(const registry::record &, void *), void *argument)
+{
+	hold_table::for_each([=](const hold &h) { visit(*h.published, argument); });
 }
 
 void
 for_each_row(void (*visit)(const row &, void *), void *argument)
 {
-	for_each_hold([=](hold &h) {
+	hold_table::for_each([=](hold &h) {
 		refresh(h);
 		for (mode m : modes)
-		{
-			const possession &held = h.in(m);
+			for (scope s : scopes)
+			{
+				const registry::record &published = *h.published;
+				const registry::hold_state &state = published.in(m, s);
 
-			if (held.entry == nullptr)
-				continue;
-
-			int64 of_session = manager::session_levels(held.entry);
-			int64 of_transaction = held.entry->nLocks - of_session;
-
-			if (held.session_since != 0)
-				visit({h.lock_id, h.name, m, scope::session, of_session, held.session_since},
-					  argument);
-			if (held.transaction_since != 0)
-				visit({h.lock_id, h.name, m, scope::transaction, of_transaction,
-					   held.transaction_since},
-					  argument);
-		}
+				if (state.since != 0)
+					visit({h.lock_id, published.has_name ? published.name : nullptr, m, s,
+						   state.depth, state.since},
+						  argument);
+			}
 	});
 }
 } // namespace pglock::holds

@@ -10,6 +10,7 @@
 
 #include "key.hpp"
 #include "lock.hpp"
+#include "registry.hpp"
 
 #include <optional>
 
@@ -54,8 +55,21 @@ int64 levels();
 int64 give_back_all(int64 lock_id);
 int64 give_back_all();
 
-/* To be called once: gives back what a command of the client took when that command fails. */
-void watch_transactions();
+/* Gives back the levels of session scope that this command, by its start, has taken. */
+void give_back_taken_by(TimestampTz command);
+
+/* Brings all of the books, and so what is published, in line with the lock manager. Never raises.
+ */
+void refresh_all();
+
+/*
+ * Where the token of this session's exclusive possession of a lock is kept, 0 if none was drawn;
+ * nullptr if there is no such possession. However the lock was taken. Raises 53200.
+ */
+int64 *token_of(const lock_key &key);
+
+/* Calls `visit(record, argument)` for what every hold publishes, or would if it could. */
+void for_each_record(void (*visit)(const registry::record &, void *), void *argument);
 
 /* One row of the books: a lock in one mode and scope. */
 struct row

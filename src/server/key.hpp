@@ -30,8 +30,14 @@ lock_key key_of_id(int64 lock_id);
 /* Names longer than this many bytes are shown shortened, at a character boundary, with "..." */
 constexpr int shown_name_bytes = 255;
 
-/* The name as it is shown, allocated in `context`, zero-terminated. */
-char *shown_name(std::string_view name, MemoryContext context);
+/* Room for a name as it is shown, zero-terminated. */
+using shown_name_buffer = char[shown_name_bytes + sizeof("...")];
+
+/* Writes the name as it is shown, and returns its length. Never raises. */
+int show_name(std::string_view name, shown_name_buffer &shown);
+
+/* The name as it is shown, allocated in the current memory context, zero-terminated. */
+const char *shown_name(std::string_view name);
 
 /* For messages: "NAME" in its quotes, or `id NUMBER`. Allocated in the current context. */
 const char *describe(const lock_key &key);

@@ -3,7 +3,8 @@
  *
  * A session may take one lock many times, in both modes, and gives the newest level back first.
  * Levels taken in a row in one mode are one run; two runs have room in place, so that who does not
- * mix modes needs no memory. Zeroed memory is an empty stack.
+ * mix modes needs no memory. What is newest is given back at once, however many runs there are.
+ * Zeroed memory is an empty stack.
  */
 #pragma once
 
@@ -30,13 +31,18 @@ class level_stack
 			at(runs - 1).levels++;
 		else
 			at(runs++) = {1, taken};
+		counts[static_cast<int>(taken)]++;
 	}
 
 	/* Removes the newest levels of that mode, at most `count`. */
 	void
 	remove(mode taken, int64 count)
 	{
-		for (int i = runs - 1; i >= 0 && count > 0; i--)
+		int changed = runs;
+
+		count = Min(count, this->count(taken));
+		counts[static_cast<int>(taken)] -= count;
+		for (int i = runs - 1; count > 0; i--)
 		{
 			if (at(i).mode != taken)
 				continue;
@@ -45,8 +51,9 @@ class level_stack
 
 			at(i).levels -= removed;
 			count -= removed;
+			changed = i;
 		}
-		close_gaps();
+		close_gaps(changed);
 	}
 
 	/* Forgets all levels and frees the memory. */
@@ -57,6 +64,7 @@ class level_stack
 			pfree(more);
 		more = nullptr;
 		runs = capacity_of_more = 0;
+		counts[0] = counts[1] = 0;
 	}
 
 	bool
@@ -68,12 +76,7 @@ class level_stack
 	int64
 	count(mode taken) const
 	{
-		int64 count = 0;
-
-		for (int i = 0; i < runs; i++)
-			if (at(i).mode == taken)
-				count += at(i).levels;
-		return count;
+		return counts[static_cast<int>(taken)];
 	}
 
 	/* The mode of the newest level; not for an empty stack. */
@@ -114,13 +117,14 @@ class level_stack
 		capacity_of_more = capacity;
 	}
 
-	/* Drops empty runs; those of one mode that meet become one. */
+	/* Drops empty runs, of which there is none before `first`; those of one mode that meet become
+	 * one. */
 	void
-	close_gaps()
+	close_gaps(int first)
 	{
-		int kept = 0;
+		int kept = first;
 
-		for (int i = 0; i < runs; i++)
+		for (int i = first; i < runs; i++)
 		{
 			if (at(i).levels == 0)
 				continue;
@@ -136,5 +140,6 @@ class level_stack
 	run *more;
 	int runs;
 	int capacity_of_more;
+	int64 counts[2]; /* of levels, by mode */
 };
 } // namespace pglock

@@ -13,6 +13,7 @@ enum class mode : uint8 { exclusive, shared };
 enum class scope : uint8 { session, transaction };
 
 constexpr mode modes[] = {mode::exclusive, mode::shared};
+constexpr scope scopes[] = {scope::session, scope::transaction};
 
 /* A lock in one mode, as the lock manager knows it: what pg_advisory_lock(lock_id) takes. */
 struct lock

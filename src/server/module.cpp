@@ -7,7 +7,8 @@
 #include "module.hpp"
 
 #include "compat.hpp"
-#include "holds.hpp"
+#include "shared.hpp"
+#include "watch.hpp"
 
 extern "C"
 {
@@ -21,6 +22,7 @@ bool warnings = true;
 bool session_scope = true;
 bool allow_on_standby = false;
 int max_holds = 0;
+int max_contended_keys = 1000;
 
 static void
 define()
@@ -40,6 +42,14 @@ define()
 							"Sets how many different locks a session may hold through pglock.",
 							"Zero means no limit.", &max_holds, 0, 0, INT_MAX, PGC_SUSET, 0,
 							nullptr, nullptr, nullptr);
+	/* it sizes shared memory, which is made once */
+	DefineCustomIntVariable("pglock.max_contended_keys",
+							"Sets for how many keys the server keeps statistics of waits.",
+							"Takes effect when the server is started.", &max_contended_keys, 1000,
+							0, 1000000,
+							process_shared_preload_libraries_in_progress ? PGC_POSTMASTER
+																		 : PGC_SIGHUP,
+							0, nullptr, nullptr, nullptr);
 	MarkGUCPrefixReserved("pglock");
 }
 } // namespace pglock::settings
@@ -48,5 +58,6 @@ void
 _PG_init(void)
 {
 	pglock::settings::define();
-	pglock::holds::watch_transactions();
+	pglock::shared::prepare();
+	pglock::watch::begin();
 }

@@ -10,6 +10,12 @@ namespace pglock
 /* The answer of holders(key): a set of pids. 0 stands for a prepared transaction. */
 Datum return_holders(FunctionCallInfo fcinfo, const lock_key &key);
 
-/* The rows of session_holds(): this session's books, for the view "locks". */
+/* The rows of lock_status(): all locks of the database, for the view "locks". */
+Datum return_lock_status(FunctionCallInfo fcinfo);
+
+/* The rows of contention_status(): statistics of waits, for the view "contention". */
+Datum return_contention(FunctionCallInfo fcinfo);
+
+/* The rows of session_holds(): this session's books. */
 Datum return_session_holds(FunctionCallInfo fcinfo);
 } // namespace pglock

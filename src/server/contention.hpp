@@ -1,0 +1,60 @@
+/*
+ * contention.hpp: statistics of the waits for locks, by key, in shared memory.
+ *
+ * Only sessions that have waited write here, after the wait, under one lightweight lock; who gets a
+ * lock at once pays nothing. The table has room for a fixed number of keys: the one whose last wait
+ * is longest ago makes room for another.
+ */
+#pragma once
+
+#include "key.hpp"
+
+#include <type_traits>
+
+namespace pglock::contention
+{
+/*
+ * The session waits for the lock from now on, which is returned, until end_wait(). `key` stays
+ * where it is until then. Where the session ends meanwhile, the wait was cancelled. Neither raises.
+ */
+TimestampTz begin_wait(const lock_key &key);
+
+enum class outcome { granted, timeout, deadlock, cancel, none };
+
+void end_wait(outcome end);
+
+/* How the error that was just caught has ended a wait; `none`: there was no wait. */
+outcome outcome_of_error();
+
+/* What is known of one key; times in microseconds. */
+struct statistics
+{
+	int64 lock_id;
+	bool has_name;
+	shown_name_buffer name;
+	Oid roles[4]; /* whose sessions waited last, the last first */
+	int64 waits;
+	int64 total_wait_time;
+	int64 max_wait_time;
+	int64 timeouts;
+	int64 deadlocks;
+	int64 cancels;
+	TimestampTz last_wait_at;
+	TimestampTz since;
+};
+static_assert(std::is_trivially_destructible_v<statistics>);
+
+/* Calls `visit(statistics, argument)` for each key of this database. May raise. */
+void for_each(void (*visit)(const statistics &, void *), void *argument);
+
+/* Forgets the keys of this database. */
+void reset();
+
+/*
+ * Setting up: see shared.hpp
+ */
+
+Size shared_size(int keys);
+void initialize(void *memory, int keys, int tranche);
+void attach(void *memory);
+} // namespace pglock::contention

@@ -1,0 +1,96 @@
+/*
+ * hold_table.hpp: the memory of this session's books: one hold for each lock, found by its lock id.
+ *
+ * Holds live in blocks, each of which goes with a chunk of the registry: the record that a hold
+ * publishes is the one in its place. A hold keeps its address.
+ */
+#pragma once
+
+#include "key.hpp"
+#include "level_stack.hpp"
+#include "lock.hpp"
+#include "registry.hpp"
+
+namespace pglock
+{
+/* What the books know of a lock in one mode, beside what is published. */
+struct possession
+{
+	LOCALLOCK *entry;		/* the lock manager's; nullptr: not held */
+	int64 taken_by_command; /* of the session's levels */
+};
+
+/* What the books know of a lock. */
+struct hold
+{
+	int64 lock_id;
+	registry::record *published;
+	possession by_mode[2];
+	level_stack levels;	 /* of session scope, taken through pglock */
+	TimestampTz command; /* the start of the client's command that last took a level */
+	hold *next_free;	 /* if it is not in use */
+	bool in_use;
+	uint8 block;
+
+	possession &
+	in(mode m)
+	{
+		return by_mode[static_cast<int>(m)];
+	}
+
+	const possession &
+	in(mode m) const
+	{
+		return by_mode[static_cast<int>(m)];
+	}
+};
+static_assert(std::is_trivially_destructible_v<hold>);
+
+namespace hold_table
+{
+/* The hold of that lock, nullptr if there is none. */
+hold *find(int64 lock_id);
+
+/* Adds a hold for a lock that has none, and publishes it. Raises 53200. */
+hold &add(const lock_key &key);
+
+void remove(hold &h);
+
+/* How many holds there are. */
+uint32 size();
+
+/* Calls function(hold) for each; it may remove that one. */
+template <typename Function> void for_each(Function function);
+
+/* Gives back memory that has become too much. Never raises. */
+void trim();
+
+/* Where what belongs to holds is to be allocated. */
+MemoryContext memory();
+
+/* for for_each() */
+struct block
+{
+	hold *holds;
+	registry::record *records;
+	hold *free;
+	uint32 in_use;
+	bool is_private; /* its records are not the registry's: others do not see them */
+};
+extern block blocks[registry::max_chunks];
+extern int block_count;
+
+template <typename Function>
+void
+for_each(Function function)
+{
+	for (int i = 0; i < block_count; i++)
+		for (uint32 j = 0, left = blocks[i].in_use; left > 0; j++)
+			if (blocks[i].holds[j].in_use)
+			{
+				left--;
+				function(blocks[i].holds[j]);
+			}
+}
+} // namespace hold_table
+} // namespace pglock

@@ -1,0 +1,158 @@
+/*
+ * shared.cpp: the shared memory of the extension.
+ *
+ * Before PostgreSQL 17 it is set aside when the server starts, so the library has to be preloaded.
+ * From 17 on the server keeps named segments, which the first session that wants one creates; their
+ * names carry the version of the layout, so that two versions of the library never share one.
+ */
+#include "shared.hpp"
+
+#include "compat.hpp"
+#include "contention.hpp"
+#include "module.hpp"
+#include "registry.hpp"
+
+namespace pglock::shared
+{
+namespace
+{
+/* What the parts are made by, and sessions that come later have to know. */
+struct header
+{
+	int contended_keys; /* pglock.max_contended_keys when it was made */
+	int tranche;		/* of the LWLocks */
+};
+
+header *found = nullptr;
+
+shmem_request_hook_type previous_request_hook = nullptr;
+shmem_startup_hook_type previous_startup_hook = nullptr;
+
+void
+initialize_header(void *memory)
+{
+	*static_cast<header *>(memory) = {settings::max_contended_keys,
+									  compat::new_lwlock_tranche("pglock")};
+}
+
+void
+initialize_registry(void *memory)
+{
+	registry::initialize(memory);
+}
+
+void
+initialize_contention(void *memory)
+{
+	contention::initialize(memory, found->contended_keys, found->tranche);
+}
+
+void
+attach(void *)
+{
+	auto parts = static_cast<header *>(
+		compat::shared_memory("postgres_lock 1", sizeof(header), initialize_header));
+
+	compat::name_lwlock_tranche(parts->tranche, "pglock");
+	found = parts;
+	registry::attach(compat::shared_memory("postgres_lock 1 registry", registry::shared_size(),
+										   initialize_registry));
+	contention::attach(compat::shared_memory("postgres_lock 1 contention",
+											 contention::shared_size(parts->contended_keys),
+											 initialize_contention));
+}
+
+void
+request()
+{
+	if (previous_request_hook != nullptr)
+		previous_request_hook();
+	RequestAddinShmemSpace(sizeof(header));
+	RequestAddinShmemSpace(registry::shared_size());
+	RequestAddinShmemSpace(contention::shared_size(settings::max_contended_keys));
+}
+
+void
+start_up()
+{
+	if (previous_startup_hook != nullptr)
+		previous_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	attach(nullptr);
+	LWLockRelease(AddinShmemInitLock);
+}
+} // namespace
+
+void
+prepare()
+{
+	if (compat::shared_memory_at_any_time || !process_shared_preload_libraries_in_progress)
+		return;
+	previous_request_hook = shmem_request_hook;
+	shmem_request_hook = request;
+	previous_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = start_up;
+}
+
+bool
+is_on()
+{
+	static bool is_attached = false;
+	static bool is_tried = false;
+
+	if constexpr (!compat::shared_memory_at_any_time)
+		return found != nullptr;
+	if (!is_tried)
+	{
+		is_tried = true;
+		is_attached = attempt(attach, nullptr);
+	}
+	return is_attached;
+}
+
+bool
+attempt(void (*work)(void *), void *argument)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner caller = CurrentResourceOwner;
+	volatile bool done = false;
+
+	/*
+	 * An error is not passed on, and there is no subtransaction to clean up after it. What shared
+	 * memory takes is a resource owner and LWLocks: a resource owner is at hand, and that the
+	 * caller has no LWLocks to lose is seen by the interrupts, which every LWLock holds off.
+	 */
+	if (InterruptHoldoffCount > 0)
+		return false;
+
+	ResourceOwner owner = ResourceOwnerCreate(nullptr, "pglock");
+
+	CurrentResourceOwner = owner;
+	PG_TRY();
+	{
+		HOLD_INTERRUPTS();
+		work(argument);
+		RESUME_INTERRUPTS();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		LWLockReleaseAll();
+		MemoryContextSwitchTo(context);
+
+		ErrorData *error = CopyErrorData();
+
+		FlushErrorState();
+		ereport(LOG, (errcode(error->sqlerrcode),
+					  errmsg("pglock shows less of its locks: %s", error->message)));
+		FreeErrorData(error);
+	}
+	PG_END_TRY();
+	CurrentResourceOwner = caller;
+	for (ResourceReleasePhase phase :
+		 {RESOURCE_RELEASE_BEFORE_LOCKS, RESOURCE_RELEASE_LOCKS, RESOURCE_RELEASE_AFTER_LOCKS})
+		ResourceOwnerRelease(owner, phase, done, false);
+	ResourceOwnerDelete(owner);
+	return done;
+}
+} // namespace pglock::shared

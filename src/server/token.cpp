@@ -1,0 +1,258 @@
+/*
+ * token.cpp: fencing tokens.
+ *
+ * A token is the greater of the last one of this database + 1 and the microseconds since 1970. What
+ * must never be undercut is kept in a sequence, pglock.tokens:
+ *
+ * - last_value is a bound that no token given out exceeds. It is logged ahead of the clock, by
+ *   `ahead`, and the log is flushed, and replicated where there are synchronous standbys, before a
+ *   token under it is given out. So only the first draw in that time has to wait for the disk.
+ * - log_cnt says how far below the bound the last token was, and in which run of the server. It
+ *   changes without being logged, as PostgreSQL's own does: only in the run that it tells of, which
+ *   has its page in memory, is it to be believed. Elsewhere all up to the bound may have been given
+ *   out.
+ *
+ * After a crash a draw waits until the clock has passed the bound, so that tokens never run ahead
+ * of the clock (unless that was set back). Then a standby that has not got the last log records, or
+ * an extension that was dropped and created again, gives out greater tokens by its clock alone.
+ *
+ * No transaction id is assigned: drawing a token writes nothing that a rollback would have to undo.
+ */
+#include "token.hpp"
+
+#include "context.hpp"
+#include "holds.hpp"
+
+namespace pglock
+{
+namespace
+{
+constexpr int64 ahead = USECS_PER_SEC;
+
+int64
+microseconds_since_1970()
+{
+	return GetCurrentTimestamp() +
+		   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400) * USECS_PER_SEC;
+}
+
+/* A number for this run of the server: another after each start, also after a crash. */
+uint32
+run_of_server()
+{
+	/* the handle that the server draws at random for its shared memory */
+	return static_cast<const PGShmemHeader *>(UsedShmemSegAddr)->dsm_control;
+}
+
+/* The sequence, while nobody else can draw. */
+class token_sequence
+{
+  public:
+	token_sequence()
+	{
+		Oid schema = get_namespace_oid("pglock", true);
+		Oid sequence = OidIsValid(schema) ? get_relname_relid("tokens", schema) : InvalidOid;
+
+		if (!OidIsValid(sequence) || get_rel_relkind(sequence) != RELKIND_SEQUENCE)
+			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+							errmsg("the sequence \"pglock.tokens\" is not there"),
+							errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the "
+									"extension again.")));
+		relation = relation_open(sequence, RowExclusiveLock);
+		buffer = ReadBuffer(relation, 0);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+	}
+
+	/* to be called by hand: an error releases what it does by itself */
+	void
+	close()
+	{
+		UnlockReleaseBuffer(buffer);
+		relation_close(relation, RowExclusiveLock);
+	}
+
+	int64
+	bound() const
+	{
+		return data(BufferGetPage(buffer))->last_value;
+	}
+
+	/* Is it known which token was the last; otherwise it may be the bound. */
+	bool
+	knows_last() const
+	{
+		return static_cast<uint64>(data(BufferGetPage(buffer))->log_cnt) >> 32 == run_of_server();
+	}
+
+	int64
+	last() const
+	{
+		if (!knows_last())
+			return bound();
+		return bound() - static_cast<uint32>(data(BufferGetPage(buffer))->log_cnt);
+	}
+
+	/*
+	 * May the last token be set without logging: not first after a checkpoint, since a page that is
+	 * then torn by a crash is only made whole from the log.
+	 */
+	bool
+	is_logged_since_checkpoint() const
+	{
+		return logged_up_to() > GetRedoRecPtr();
+	}
+
+	void
+	log_bound(int64 bound)
+	{
+		GenericXLogState *change = GenericXLogStart(relation);
+		/* whole, since what is in the page differs from what was logged of it */
+		Page page = GenericXLogRegisterBuffer(change, buffer, GENERIC_XLOG_FULL_IMAGE);
+		Form_pg_sequence_data changed = data(page);
+
+		changed->last_value = bound;
+		changed->is_called = true;
+		changed->log_cnt = 0;
+		GenericXLogFinish(change);
+	}
+
+	void
+	set_last(int64 last)
+	{
+		data(BufferGetPage(buffer))->log_cnt = static_cast<int64>(
+			static_cast<uint64>(run_of_server()) << 32 | static_cast<uint64>(bound() - last));
+		MarkBufferDirty(buffer);
+	}
+
+	/* Where the log record of the bound ends, or of something later. */
+	XLogRecPtr
+	logged_up_to() const
+	{
+		return PageGetLSN(BufferGetPage(buffer));
+	}
+
+  private:
+	/* the one tuple of the sequence */
+	static Form_pg_sequence_data
+	data(Page page)
+	{
+		auto tuple = reinterpret_cast<HeapTupleHeader>(
+			PageGetItem(page, PageGetItemId(page, FirstOffsetNumber)));
+
+		return reinterpret_cast<Form_pg_sequence_data>(reinterpret_cast<char *>(tuple) +
+													   tuple->t_hoff);
+	}
+
+	Relation relation;
+	Buffer buffer;
+};
+static_assert(std::is_trivially_destructible_v<token_sequence>);
+
+/*
+ * Waits until what was logged up to there is where a commit would want it with synchronous_commit
+ * on, whatever the caller has set. Raises 57014 if a cancel ends the wait for standbys.
+ */
+void
+make_durable(XLogRecPtr logged_up_to)
+{
+	static XLogRecPtr durable_up_to = InvalidXLogRecPtr;
+
+	if (logged_up_to <= durable_up_to)
+		return;
+	XLogFlush(logged_up_to);
+
+	int settings = NewGUCNestLevel();
+
+	if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
+		set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+						  true, 0, false);
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(logged_up_to, false);
+	RESUME_INTERRUPTS();
+	AtEOXact_GUC(true, settings);
+	CHECK_FOR_INTERRUPTS();
+
+	/* it returns early, with a warning, when it is cancelled */
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	bool replicated = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= logged_up_to;
+	LWLockRelease(SyncRepLock);
+	if (SyncRepStandbyNames != nullptr && SyncRepStandbyNames[0] != '\0' && !replicated)
+		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
+						errmsg("canceling the draw of a token that was not yet replicated"),
+						errdetail("No synchronous standby has confirmed it.")));
+	durable_up_to = logged_up_to;
+}
+
+/* Waits that many microseconds, unless something is asked of the session. */
+void
+wait_for(int64 microseconds)
+{
+	WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+			  static_cast<long>(microseconds / 1000 + 1), PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+int64
+draw()
+{
+	for (;;)
+	{
+		token_sequence sequence;
+		int64 bound = sequence.bound();
+		int64 now = microseconds_since_1970();
+
+		/* all up to the bound may have been given out before a crash; see above */
+		if (!sequence.knows_last() && now <= bound && bound - now <= ahead)
+		{
+			sequence.close();
+			wait_for(bound - now);
+			continue;
+		}
+		if (sequence.last() > PG_INT64_MAX - 2 * ahead)
+			ereport(ERROR, (errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
+							errmsg("there are no tokens left"),
+							errdetail("The sequence \"pglock.tokens\" was set to its end.")));
+
+		int64 drawn = Max(sequence.last() + 1, now);
+
+		if (drawn > bound || !sequence.is_logged_since_checkpoint())
+			sequence.log_bound(Max(bound, drawn + ahead));
+		sequence.set_last(drawn);
+
+		XLogRecPtr logged_up_to = sequence.logged_up_to();
+
+		sequence.close();
+		make_durable(logged_up_to);
+		return drawn;
+	}
+}
+} // namespace
+
+int64
+token(const lock_key &key)
+{
+	context::check_no_parallel_worker();
+	PreventCommandDuringRecovery("pglock.token()");
+	PreventCommandIfReadOnly("pglock.token()");
+
+	int64 *kept = holds::token_of(key);
+
+	if (kept == nullptr)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("lock %s is not held exclusively by this session", describe(key)),
+				 errdetail("A token belongs to the session that holds the lock exclusively."),
+				 errhint("Acquire the lock first, not shared.")));
+	if (*kept == 0)
+	{
+		int64 drawn = draw();
+
+		/* the wait may have changed the books; not the possession, which only this session can end
+		 */
+		registry::store(*holds::token_of(key), drawn);
+		return drawn;
+	}
+	return *kept;
+}
+} // namespace pglock
