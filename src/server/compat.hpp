@@ -44,6 +44,16 @@ interval_infinity([[maybe_unused]] const Interval *interval)
 #endif
 }
 
+inline bool
+is_background_worker()
+{
+#if PG_VERSION_NUM >= 170000
+	return AmBackgroundWorkerProcess();
+#else
+	return IsBackgroundWorker;
+#endif
+}
+
 /*
  * This process's number among those that may hold locks, which is its place among all PGPROCs.
  */
@@ -53,49 +63,45 @@ my_process_number()
 	return static_cast<int>(MyProc - ProcGlobal->allProcs);
 }
 
+/*
+ * Calls function(element) for each element of a list, whose node is at `offset` in it: of any
+ * version's lists, which in C have macros.
+ */
+template <typename Element, typename Node, typename Function>
+void
+for_each_element(const Node &head, Size offset, Function function)
+{
+	for (Node *node = head.next; node != nullptr && node != &head; node = node->next)
+		function(*reinterpret_cast<Element *>(reinterpret_cast<char *>(node) - offset));
+}
+
 /* Calls function(entry) for each lock of the process in that partition of the lock table. */
 template <typename Function>
 void
-for_each_lock(PGPROC *process, int partition, Function function)
+for_each_lock(const PGPROC &process, int partition, Function function)
 {
 #if PG_VERSION_NUM >= 160000
-	dlist_iter place;
-
-	dlist_foreach(place, &process->myProcLocks[partition])
-		function(*dlist_container(PROCLOCK, procLink, place.cur));
+	const dlist_node &head = process.myProcLocks[partition].head;
 #else
-	SHM_QUEUE *queue = &process->myProcLocks[partition];
-
-	for (Pointer place = SHMQueueNext(queue, queue, offsetof(PROCLOCK, procLink));
-		 place != nullptr;)
-	{
-		auto entry = reinterpret_cast<PROCLOCK *>(place);
-
-		function(*entry);
-		place = SHMQueueNext(queue, &entry->procLink, offsetof(PROCLOCK, procLink));
-	}
+	const SHM_QUEUE &head = process.myProcLocks[partition];
 #endif
+
+	for_each_element<PROCLOCK>(head, offsetof(PROCLOCK, procLink), function);
 }
 
 /* Calls function(process) for each process that waits for the lock, the first in the queue first.
  */
 template <typename Function>
 void
-for_each_waiter(LOCK *lock, Function function)
+for_each_waiter(const LOCK &lock, Function function)
 {
 #if PG_VERSION_NUM >= 160000
-	dlist_iter place;
-
-	dclist_foreach(place, &lock->waitProcs) function(*dlist_container(PGPROC, links, place.cur));
+	const dlist_node &head = lock.waitProcs.dlist.head;
 #else
-	auto process = reinterpret_cast<PGPROC *>(lock->waitProcs.links.next);
-
-	for (int i = 0; i < lock->waitProcs.size; i++)
-	{
-		function(*process);
-		process = reinterpret_cast<PGPROC *>(process->links.next);
-	}
+	const SHM_QUEUE &head = lock.waitProcs.links;
 #endif
+
+	for_each_element<PGPROC>(head, offsetof(PGPROC, links), function);
 }
 
 #if PG_VERSION_NUM >= 170000

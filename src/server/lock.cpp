@@ -36,8 +36,8 @@ take(const lock &wanted, scope as)
 static void
 check_client_is_there()
 {
-	if (MyProcPort == nullptr || whereToSendOutput != DestRemote || IsBackgroundWorker ||
-		!WaitEventSetCanReportClosed() || pq_check_connection())
+	if (MyProcPort == nullptr || whereToSendOutput != DestRemote ||
+		compat::is_background_worker() || !WaitEventSetCanReportClosed() || pq_check_connection())
 		return;
 	ClientConnectionLost = true;
 	InterruptPending = true;

@@ -38,7 +38,7 @@ class collector
 	add_locks_of(PGPROC &process)
 	{
 		for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++)
-			compat::for_each_lock(&process, partition, [&](const PROCLOCK &entry) {
+			compat::for_each_lock(process, partition, [&](const PROCLOCK &entry) {
 				if (entry.tag.myLock->tag.locktag_type == LOCKTAG_ADVISORY &&
 					entry.tag.myLock->tag.locktag_field1 == MyDatabaseId)
 					add(process, entry);
@@ -60,7 +60,7 @@ class collector
 		bool waits = process.waitLock == lock;
 
 		if (waits && places[number] == 0)
-			number_queue(lock);
+			number_queue(*lock);
 		if (count == room)
 		{
 			room *= 2;
@@ -82,7 +82,7 @@ class collector
 
 	/* A process waits for one lock at a time, so its place needs no lock with it. */
 	void
-	number_queue(LOCK *lock)
+	number_queue(const LOCK &lock)
 	{
 		int place = 0;
 

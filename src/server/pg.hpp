@@ -69,3 +69,17 @@ extern "C"
 /* libpq/libpq.h has this, but needs the headers of every library the server was built with */
 bool pq_check_connection(void);
 }
+
+/* HOLD_INTERRUPTS() and RESUME_INTERRUPTS(), which increment a volatile: C++20 would rather not. */
+
+inline void
+hold_interrupts()
+{
+	InterruptHoldoffCount = InterruptHoldoffCount + 1;
+}
+
+inline void
+resume_interrupts()
+{
+	InterruptHoldoffCount = InterruptHoldoffCount - 1;
+}

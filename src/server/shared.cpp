@@ -130,9 +130,9 @@ attempt(void (*work)(void *), void *argument)
 	CurrentResourceOwner = owner;
 	PG_TRY();
 	{
-		HOLD_INTERRUPTS();
+		hold_interrupts();
 		work(argument);
-		RESUME_INTERRUPTS();
+		resume_interrupts();
 		done = true;
 	}
 	PG_CATCH();

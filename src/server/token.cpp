@@ -148,6 +148,12 @@ class token_sequence
 };
 static_assert(std::is_trivially_destructible_v<token_sequence>);
 
+bool
+has_synchronous_standbys()
+{
+	return SyncRepStandbyNames != nullptr && SyncRepStandbyNames[0] != '\0';
+}
+
 /*
  * Waits until what was logged up to there is where a commit would want it with synchronous_commit
  * on, whatever the caller has set. Raises 57014 if a cancel ends the wait for standbys.
@@ -166,9 +172,9 @@ make_durable(XLogRecPtr logged_up_to)
 	if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
 		set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
 						  true, 0, false);
-	HOLD_INTERRUPTS();
+	hold_interrupts();
 	SyncRepWaitForLSN(logged_up_to, false);
-	RESUME_INTERRUPTS();
+	resume_interrupts();
 	AtEOXact_GUC(true, settings);
 	CHECK_FOR_INTERRUPTS();
 
@@ -176,7 +182,7 @@ make_durable(XLogRecPtr logged_up_to)
 	LWLockAcquire(SyncRepLock, LW_SHARED);
 	bool replicated = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= logged_up_to;
 	LWLockRelease(SyncRepLock);
-	if (SyncRepStandbyNames != nullptr && SyncRepStandbyNames[0] != '\0' && !replicated)
+	if (!replicated && has_synchronous_standbys())
 		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
 						errmsg("canceling the draw of a token that was not yet replicated"),
 						errdetail("No synchronous standby has confirmed it.")));
@@ -236,23 +242,15 @@ token(const lock_key &key)
 	PreventCommandDuringRecovery("pglock.token()");
 	PreventCommandIfReadOnly("pglock.token()");
 
-	int64 *kept = holds::token_of(key);
-
-	if (kept == nullptr)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("lock %s is not held exclusively by this session", describe(key)),
-				 errdetail("A token belongs to the session that holds the lock exclusively."),
-				 errhint("Acquire the lock first, not shared.")));
-	if (*kept == 0)
+	if (int64 *kept = holds::token_of(key))
 	{
-		int64 drawn = draw();
-
-		/* the wait may have changed the books; not the possession, which only this session can end
-		 */
-		registry::store(*holds::token_of(key), drawn);
-		return drawn;
+		if (*kept == 0)
+			registry::store(*kept, draw());
+		return *kept;
 	}
-	return *kept;
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("lock %s is not held exclusively by this session", describe(key)),
+					errdetail("A token belongs to the session that holds the lock exclusively."),
+					errhint("Acquire the lock first, not shared.")));
 }
 } // namespace pglock
