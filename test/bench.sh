@@ -1,8 +1,8 @@
 #!/bin/bash
 # make bench: what the lock functions cost, as ratios to PostgreSQL's own in the same run.
 #
-# Every figure is a median over pairs of runs, in which each side goes first by turns. PAIRS and SECONDS_PER_RUN change how many
-# and how long; nothing here is a test.
+# Every figure is a median over pairs of runs, in which each side goes first by turns. PAIRS and
+# SECONDS_PER_RUN change how many and how long; nothing here is a test. The registry is on.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -14,7 +14,8 @@ main() {
 	begin
 	prepare
 	build_and_install
-	start_server 'max_connections = 50' 'autovacuum = off' 'max_parallel_workers_per_gather = 0'
+	start_server 'max_connections = 50' 'autovacuum = off' 'max_parallel_workers_per_gather = 0' \
+		"shared_preload_libraries = 'postgres_lock'" 'max_locks_per_transaction = 2000'
 	query -c 'CREATE EXTENSION postgres_lock' \
 		-c "CREATE TABLE names AS SELECT 'key:' || n AS name FROM generate_series(1, 200000) n" \
 		-c 'VACUUM ANALYZE names'
@@ -26,6 +27,8 @@ main() {
 	clients 16
 	timeouts
 	passed_timeouts
+	view
+	memory
 }
 
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
@@ -65,13 +68,14 @@ statement() {
 		 WHERE pg_try_advisory_lock(hashtextextended(name, 0))
 		   AND pg_advisory_unlock(hashtextextended(name, 0))'
 	read -r ours builtin ratio < <(medians "$work/pairs")
-	row 'try + release, 200,000 names in one statement' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
+	row 'try + release, 200,000 names, registry on' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
 }
 
 # tps CLIENTS SCRIPT
 tps() {
-	pgbench -n -M prepared -c "$1" -j 2 -T "$seconds" -f "$2" 2>/dev/null |
-		sed -nE 's/^tps = ([0-9]+).*/\1/p'
+	pgbench -n -M prepared -c "$1" -j 2 -T "$seconds" -f "$2" >"$work/pgbench" 2>"$log" ||
+		die "pgbench failed: $(cat "$log")"
+	sed -nE 's/^tps = ([0-9]+).*/\1/p' "$work/pgbench"
 }
 
 # compare CASE CLIENTS PAIRS BAR GOAL: the scripts `ours` and `builtin`
@@ -134,5 +138,39 @@ attempts() {
 		say "SELECT round(200 / extract(epoch FROM clock_timestamp() - :'start'));"
 	} | psql -X -q -A -t 2>/dev/null
 }
+
+#
+# The registry
+#
+
+# hold COUNT COMMAND...: runs the command while a session holds that many locks, by names
+hold() {
+	local count=$1 held
+	shift
+	coproc holder { psql -X -q -A -t 2>&1; }
+	say "SELECT count(pglock.acquire('key:' || n)) FROM generate_series(1, $count) AS n;" >&"${holder[1]}"
+	read -r held <&"${holder[0]}"
+	[[ $held == "$count" ]] || die "could not take the locks: $held"
+	"$@"
+	say '\q' >&"${holder[1]}"
+	wait "$holder_PID"
+}
+
+view() {
+	local ours builtin ratio
+	hold 10000 measure "$pairs" ms 'SELECT * FROM pglock.locks' 'SELECT * FROM pg_locks'
+	read -r ours builtin ratio < <(medians "$work/pairs")
+	row 'the view with 10,000 holds of another session' ms "$ours" "$builtin" "$ratio" '<= 2' 1.2
+}
+
+memory() {
+	local count
+	printf '\n%-52s\n' 'shared memory of the registry, kB'
+	for count in 0 1000 100000; do
+		hold "$count" memory_row "$count"
+	done
+}
+
+memory_row() { printf '%-52s %10s\n' "  with $1 holds" "$(query -c 'SELECT pglock.registry_size() / 1024')"; }
 
 main

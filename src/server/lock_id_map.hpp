@@ -30,12 +30,12 @@ template <typename Value> class lock_id_map
 		return found.in_use ? &found.value : nullptr;
 	}
 
-	/* Makes sure that the next add() finds room. Raises 53200. */
+	/* Makes sure that so many add() will find room. Raises 53200. */
 	void
-	reserve(MemoryContext context)
+	reserve(MemoryContext context, uint32 more = 1)
 	{
-		if (2 * (count + 1) > capacity)
-			resize(context, Max(16, 2 * capacity), 0);
+		if (2 * (count + more) > capacity)
+			resize(context, Max(16, pg_nextpower2_32(2 * (count + more))), 0);
 	}
 
 	/* Adds a lock id that is not there. Never raises: reserve() comes first. */

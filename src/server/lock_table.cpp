@@ -16,6 +16,20 @@ namespace pglock::lock_table
 {
 namespace
 {
+/* The layout of pg_advisory_lock(), from lockfuncs.c. */
+
+bool
+has_lock_id(const LOCKTAG &tag)
+{
+	return tag.locktag_field4 == 1;
+}
+
+int64
+lock_id_of(const LOCKTAG &tag)
+{
+	return static_cast<int64>(static_cast<uint64>(tag.locktag_field2) << 32 | tag.locktag_field3);
+}
+
 /* Prepared transactions follow the processes, and are not in allProcCount. */
 uint32
 process_count()
@@ -29,19 +43,19 @@ class collector
   public:
 	collector()
 	{
-		room = 64;
+		room = 256;
 		rows = static_cast<row *>(palloc(sizeof(row) * room));
-		places = static_cast<int *>(palloc0(sizeof(int) * process_count()));
+		processes = static_cast<process *>(palloc0(sizeof(process) * process_count()));
 	}
 
 	void
-	add_locks_of(PGPROC &process)
+	add_locks_of(const PGPROC &proc)
 	{
 		for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++)
-			compat::for_each_lock(process, partition, [&](const PROCLOCK &entry) {
+			compat::for_each_lock(proc, partition, [&](const PROCLOCK &entry) {
 				if (entry.tag.myLock->tag.locktag_type == LOCKTAG_ADVISORY &&
 					entry.tag.myLock->tag.locktag_field1 == MyDatabaseId)
-					add(process, entry);
+					add(proc, entry);
 			});
 	}
 
@@ -53,55 +67,65 @@ class collector
 
   private:
 	void
-	add(PGPROC &process, const PROCLOCK &entry)
+	add(const PGPROC &proc, const PROCLOCK &entry)
 	{
-		LOCK *lock = entry.tag.myLock;
-		int number = number_of(process);
-		bool waits = process.waitLock == lock;
+		const LOCK *lock = entry.tag.myLock;
+		process &by = processes[number_of(proc)];
+		bool waits = proc.waitLock == lock;
 
-		if (waits && places[number] == 0)
-			number_queue(*lock);
+		by.number = number_of(proc);
+		by.pid = proc.pid;
+		by.role = proc.roleId;
+		by.group = entry.groupLeader;
+		by.group_pid = entry.groupLeader->pid;
+		if (waits)
+		{
+			by.awaited = proc.waitLockMode;
+			by.wait_start = static_cast<TimestampTz>(
+				pg_atomic_read_u64(const_cast<pg_atomic_uint64 *>(&proc.waitStart)));
+			if (by.place == 0)
+				number_queue(*lock);
+		}
+
 		if (count == room)
 		{
 			room *= 2;
 			rows = static_cast<row *>(repalloc_huge(rows, sizeof(row) * room));
 		}
-		rows[count++] = {number,
-						 process.pid,
-						 process.roleId,
-						 entry.groupLeader,
-						 entry.groupLeader->pid,
-						 lock->tag,
-						 entry.holdMask,
-						 waits ? process.waitLockMode : NoLock,
-						 static_cast<TimestampTz>(waits ? pg_atomic_read_u64(&process.waitStart)
-														: 0),
-						 waits ? places[number] : 0,
-						 lock};
+		rows[count++] = {&by,	lock,		   lock_id_of(lock->tag), has_lock_id(lock->tag),
+						 waits, entry.holdMask};
 	}
 
-	/* A process waits for one lock at a time, so its place needs no lock with it. */
 	void
 	number_queue(const LOCK &lock)
 	{
 		int place = 0;
 
 		compat::for_each_waiter(lock, [&](const PGPROC &waiting) {
-			places[number_of(waiting)] = ++place;
+			processes[number_of(waiting)].place = ++place;
 		});
 	}
 
 	static int
-	number_of(const PGPROC &process)
+	number_of(const PGPROC &proc)
 	{
-		return static_cast<int>(&process - ProcGlobal->allProcs);
+		return static_cast<int>(&proc - ProcGlobal->allProcs);
 	}
 
 	row *rows;
 	size_t count = 0;
 	size_t room;
-	int *places; /* by process number */
+	process *processes; /* by number */
 };
+
+/* The modes that conflict with one. */
+LOCKMASK
+conflicts_of(LOCKMODE lockmode)
+{
+	LOCKTAG tag = lock{0, mode::exclusive}.tag();
+
+	return GetLockTagsMethodTable(&tag)->conflictTab[lockmode];
+}
 } // namespace
 
 snapshot
@@ -133,7 +157,7 @@ blockers::blockers(const snapshot &of)
 	size_t count = 0;
 
 	for (const row &r : of.rows)
-		if (r.place > 0)
+		if (r.waits)
 			locks[waited_for++] = r.lock;
 	std::sort(locks, locks + waited_for, std::less<>());
 	for (const row &r : of.rows)
@@ -148,7 +172,7 @@ blockers::blockers(const snapshot &of)
 std::span<const int>
 blockers::of(const row &waiting)
 {
-	LOCKMASK conflicts = GetLockTagsMethodTable(&waiting.tag)->conflictTab[waiting.awaited];
+	LOCKMASK conflicts = conflicts_of(waiting.by->awaited);
 	auto first = std::lower_bound(parties.begin(), parties.end(), waiting.lock,
 								  [](const row *party, const LOCK *lock) {
 									  return std::less<>()(party->lock, lock);
@@ -158,13 +182,13 @@ blockers::of(const row &waiting)
 	for (auto place = first; place != parties.end() && (*place)->lock == waiting.lock; place++)
 	{
 		const row &other = **place;
-		bool is_ahead = other.place > 0 && other.place < waiting.place;
+		bool is_ahead = other.waits && other.by->place < waiting.by->place;
 
-		if (other.group == waiting.group)
+		if (other.by->group == waiting.by->group)
 			continue;
 		if ((other.held & conflicts) != 0 ||
-			(is_ahead && (LOCKBIT_ON(other.awaited) & conflicts) != 0))
-			pids[count++] = other.group_pid;
+			(is_ahead && (LOCKBIT_ON(other.by->awaited) & conflicts) != 0))
+			pids[count++] = other.by->group_pid;
 	}
 	return {pids, count};
 }

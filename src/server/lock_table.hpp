@@ -9,34 +9,29 @@
 
 namespace pglock::lock_table
 {
-/* What one process, or prepared transaction, has to do with one lock. */
-struct row
+/* A process that has to do with advisory locks, or a prepared transaction. */
+struct process
 {
-	int process_number;
-	int pid; /* 0: a prepared transaction */
+	int number; /* among all PGPROCs */
+	int pid;	/* 0: a prepared transaction */
 	Oid role;
 	const PGPROC *group; /* the leader of its parallel workers, or the process itself */
 	int group_pid;
-	LOCKTAG tag;
-	LOCKMASK held;			/* modes it holds */
-	LOCKMODE awaited;		/* the mode it waits for, or NoLock */
+	LOCKMODE awaited;		/* the mode of the one lock it waits for, if it waits for one */
 	TimestampTz wait_start; /* 0: the wait has only just begun */
-	int place;				/* among those who wait for the lock, from 1; 0: it does not wait */
-	const LOCK *lock;		/* not to be looked into: it may be gone */
+	int place;				/* among those who wait for that lock, from 1 */
 };
 
-/* Does the tag stand for a lock id: the other space of advisory locks has two integers. */
-inline bool
-has_lock_id(const LOCKTAG &tag)
+/* What one process has to do with one lock. */
+struct row
 {
-	return tag.locktag_field4 == 1;
-}
-
-inline int64
-lock_id_of(const LOCKTAG &tag)
-{
-	return static_cast<int64>(static_cast<uint64>(tag.locktag_field2) << 32 | tag.locktag_field3);
-}
+	const process *by;
+	const LOCK *lock; /* not to be looked into: it may be gone */
+	int64 lock_id;	  /* the two integers of a lock of the other space, in one */
+	bool has_lock_id;
+	bool waits;
+	LOCKMASK held; /* modes that it holds */
+};
 
 struct snapshot
 {

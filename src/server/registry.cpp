@@ -248,27 +248,35 @@ reader::end()
 	mappings = nullptr;
 }
 
-bool
-read(const record &r, record &copy)
+const record *
+read(const record &r)
 {
 	uint32 version = load(r.version);
 
 	pg_read_barrier();
 	if (version % 2 != 0)
-		return false;
-	copy.version = version;
-	copy.lock_id = r.lock_id;
-	copy.has_name = r.has_name;
-	copy.name_length = Min(r.name_length, static_cast<int>(sizeof(copy.name)) - 1);
-	if (copy.has_name)
-		memcpy(copy.name, r.name, static_cast<size_t>(copy.name_length) + 1);
-	copy.token = load(r.token);
-	copy.waiting_since = load(r.waiting_since);
+		return nullptr;
+
+	/* may be nonsense, if the record changes meanwhile */
+	int name_length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
+	Size name_bytes = static_cast<Size>(Max(name_length, 0)) + 1;
+	auto copy = static_cast<record *>(palloc(offsetof(record, name) + name_bytes));
+
+	copy->version = version;
+	copy->name_length = name_length;
+	copy->has_name = r.has_name;
+	copy->lock_id = r.lock_id;
 	for (mode m : modes)
 		for (scope s : scopes)
-			copy.in(m, s) = {load(r.in(m, s).depth), load(r.in(m, s).since)};
+			copy->in(m, s) = {load(r.in(m, s).depth), load(r.in(m, s).since)};
+	copy->token = load(r.token);
+	copy->waiting_since = load(r.waiting_since);
+	memcpy(copy->name, r.name, name_bytes);
 	pg_read_barrier();
-	return load(r.version) == version;
+	if (load(r.version) == version)
+		return copy;
+	pfree(copy);
+	return nullptr;
 }
 
 uint64

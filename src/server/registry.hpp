@@ -134,8 +134,11 @@ class reader
 	mapping *mappings; /* by process number; nullptr: the registry is off */
 };
 
-/* Copies a record. False: it is not published. */
-bool read(const record &r, record &copy);
+/*
+ * A copy of a record, with no more room than its name needs, in the current memory context;
+ * nullptr: the record is not published.
+ */
+const record *read(const record &r);
 
 /* Bytes of shared memory that the registry takes. */
 uint64 size();

@@ -103,13 +103,16 @@ name_of(scope s)
 struct lock_status
 {
 	FunctionCallInfo fcinfo;
+	MemoryContext memory;
+	MemoryContext row_memory; /* for what goes into a row, which is copied */
 	registry::reader reader;
 	bool may_retry;
 	bool has_missed;
 	lock_table::snapshot locks;
 	const registry::record **published; /* by row; nullptr: nothing is */
-	lock_id_map<size_t> rows;			/* of the process that is being read */
-	lock_id_map<const char *> names;	/* that the current user may see */
+	lock_id_map<uint32> rows;			/* of the process that is being read */
+	lock_id_map<const char *> names;	/* that the current user may see; made when it is needed */
+	bool has_names;
 	std::optional<lock_table::blockers> blockers;
 	bool has_checked_role; /* for may_see_session(): the last question and its answer */
 	Oid checked_role;
@@ -121,41 +124,36 @@ void
 note_record(const registry::record &r, void *argument)
 {
 	auto &status = *static_cast<lock_status *>(argument);
-	size_t *row = status.rows.find(registry::load(r.lock_id));
+	uint32 *row = status.rows.find(registry::load(r.lock_id));
 
 	if (row == nullptr)
 		return;
 
-	auto copy = static_cast<registry::record *>(palloc(sizeof(registry::record)));
+	const registry::record *copy = registry::read(r);
 
-	if (registry::read(r, *copy) &&
-		copy->lock_id == lock_table::lock_id_of(status.locks.rows[*row].tag))
+	if (copy != nullptr && copy->lock_id == status.locks.rows[*row].lock_id)
 		status.published[*row] = copy;
-	else
-		pfree(copy);
 }
 
 /* Reads what one process has published of its locks: those in these rows. */
 void
 read_process(lock_status &status, size_t first, size_t end)
 {
-	const lock_table::row &process = status.locks.rows[first];
+	const lock_table::process &by = *status.locks.rows[first].by;
 
-	if (process.pid == 0)
+	if (by.pid == 0)
 		return; /* a prepared transaction publishes nothing */
 	status.rows.clear();
+	status.rows.reserve(CurrentMemoryContext, static_cast<uint32>(end - first));
 	for (size_t i = first; i < end; i++)
-		if (lock_table::has_lock_id(status.locks.rows[i].tag))
-		{
-			status.rows.reserve(CurrentMemoryContext);
-			status.rows.add(lock_table::lock_id_of(status.locks.rows[i].tag), i);
-		}
-	if (process.pid == MyProcPid)
+		if (status.locks.rows[i].has_lock_id)
+			status.rows.add(status.locks.rows[i].lock_id, static_cast<uint32>(i));
+	if (by.pid == MyProcPid)
 		holds::for_each_record(note_record, &status);
-	else if (status.may_retry && status.reader.has_missed(process.process_number, process.pid))
+	else if (status.may_retry && status.reader.has_missed(by.number, by.pid))
 		status.has_missed = true;
 	else
-		status.reader.for_each(process.process_number, process.pid, note_record, &status);
+		status.reader.for_each(by.number, by.pid, note_record, &status);
 }
 
 /* Called while the lock table can't change. */
@@ -171,8 +169,7 @@ read_registry(const lock_table::snapshot &locks, void *argument)
 								   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
 	for (size_t first = 0, end; first < count && !status.has_missed; first = end)
 	{
-		for (end = first;
-			 end < count && locks.rows[end].process_number == locks.rows[first].process_number;)
+		for (end = first; end < count && locks.rows[end].by == locks.rows[first].by;)
 			end++;
 		read_process(status, first, end);
 	}
@@ -195,31 +192,32 @@ read_locks(lock_status &status)
 }
 
 bool
-may_see_session(lock_status &status, const lock_table::row &row)
+may_see_session(lock_status &status, const lock_table::process &by)
 {
-	if (row.pid == MyProcPid)
+	if (by.pid == MyProcPid)
 		return true;
-	if (!status.has_checked_role || status.checked_role != row.role)
+	if (!status.has_checked_role || status.checked_role != by.role)
 	{
-		status.may_see_role = may_see(row.role);
-		status.checked_role = row.role;
+		status.may_see_role = may_see(by.role);
+		status.checked_role = by.role;
 		status.has_checked_role = true;
 	}
 	return status.may_see_role;
 }
 
-/* Names are published with a lock's holders and waiters, and go for all of its rows. */
+/* The names that are published with locks, which go for all rows of those locks. */
 void
 collect_names(lock_status &status)
 {
+	status.has_names = true;
 	for (size_t i = 0; i < status.locks.rows.size(); i++)
 	{
 		const registry::record *r = status.published[i];
 
-		if (r == nullptr || !r->has_name || !may_see_session(status, status.locks.rows[i]) ||
+		if (r == nullptr || !r->has_name || !may_see_session(status, *status.locks.rows[i].by) ||
 			status.names.find(r->lock_id) != nullptr)
 			continue;
-		status.names.reserve(CurrentMemoryContext);
+		status.names.reserve(status.memory);
 		status.names.add(r->lock_id, r->name);
 	}
 }
@@ -228,14 +226,17 @@ const char *
 name_of_lock(lock_status &status, const lock_table::row &row, const registry::record *r)
 {
 	/* a prepared transaction has no session */
-	if (row.pid != 0 && !may_see_session(status, row))
-		return lock_table::has_lock_id(row.tag) ? hidden : nullptr;
+	if (row.by->pid != 0 && !may_see_session(status, *row.by))
+		return row.has_lock_id ? hidden : nullptr;
 	if (r != nullptr && r->has_name)
 		return r->name;
-	if (!lock_table::has_lock_id(row.tag))
+	if (!row.has_lock_id)
 		return nullptr;
 
-	const char **name = status.names.find(lock_table::lock_id_of(row.tag));
+	if (!status.has_names)
+		collect_names(status);
+
+	const char **name = status.names.find(row.lock_id);
 
 	return name != nullptr ? *name : nullptr;
 }
@@ -243,9 +244,6 @@ name_of_lock(lock_status &status, const lock_table::row &row, const registry::re
 Datum
 blockers_of(lock_status &status, const lock_table::row &row)
 {
-	if (!status.blockers)
-		status.blockers.emplace(status.locks);
-
 	std::span<const int> pids = status.blockers->of(row);
 	auto elements = static_cast<Datum *>(palloc(sizeof(Datum) * (pids.size() + 1)));
 
@@ -261,16 +259,16 @@ put_mode(lock_status &status, size_t i, mode m, bool granted)
 {
 	const lock_table::row &row = status.locks.rows[i];
 	const registry::record *r = status.published[i];
-	const registry::record *seen =
-		row.pid != 0 && r != nullptr && may_see_session(status, row) ? r : nullptr;
+	const registry::record *seen = r != nullptr && may_see_session(status, *row.by) ? r : nullptr;
 	bool has_scope = false;
 
 	auto put = [&](const char *scope_name, const registry::hold_state &state) {
+		MemoryContext caller = MemoryContextSwitchTo(status.row_memory);
 		row_builder<11> columns;
 
 		columns.add_text(name_of_lock(status, row, r));
-		if (lock_table::has_lock_id(row.tag))
-			columns.add(Int64GetDatum(lock_table::lock_id_of(row.tag)));
+		if (row.has_lock_id)
+			columns.add(Int64GetDatum(row.lock_id));
 		else
 			columns.add_null();
 		columns.add_text(name_of(m));
@@ -280,18 +278,18 @@ put_mode(lock_status &status, size_t i, mode m, bool granted)
 			columns.add(Int64GetDatum(state.depth));
 		else
 			columns.add_null();
-		if (row.pid != 0)
-			columns.add(Int32GetDatum(row.pid));
+		if (row.by->pid != 0)
+			columns.add(Int32GetDatum(row.by->pid));
 		else
 			columns.add_null();
 		/* a session that was granted the lock, but has not run since, could not say when */
 		columns.add_time(!granted || state.depth == 0 ? 0
 						 : state.since != 0			  ? state.since
 													  : status.locks.taken_at);
-		columns.add_time(granted			   ? 0
-						 : row.wait_start != 0 ? row.wait_start
-						 : seen != nullptr	   ? seen->waiting_since
-											   : 0);
+		columns.add_time(granted				   ? 0
+						 : row.by->wait_start != 0 ? row.by->wait_start
+						 : seen != nullptr		   ? seen->waiting_since
+												   : 0);
 		if (granted)
 			columns.add_null();
 		else
@@ -301,6 +299,8 @@ put_mode(lock_status &status, size_t i, mode m, bool granted)
 		else
 			columns.add_null();
 		columns.put(status.fcinfo);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(status.row_memory);
 	};
 
 	for (scope s : scopes)
@@ -361,17 +361,16 @@ put_own_hold(const holds::row &row, void *fcinfo)
 Datum
 return_holders(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	LOCKTAG tag = lock{key.lock_id, mode::exclusive}.tag();
 	lock_table::snapshot locks = lock_table::take(nullptr, nullptr);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	/* one session may hold the lock in both modes, but has one row for them */
 	for (const lock_table::row &row : locks.rows)
-		if (row.held != 0 && memcmp(&row.tag, &tag, sizeof(tag)) == 0)
+		if (row.held != 0 && row.has_lock_id && row.lock_id == key.lock_id)
 		{
 			row_builder<1> columns;
 
-			columns.add(Int32GetDatum(row.pid));
+			columns.add(Int32GetDatum(row.by->pid));
 			columns.put(fcinfo);
 		}
 	return 0;
@@ -387,7 +386,10 @@ return_lock_status(FunctionCallInfo fcinfo)
 	status.fcinfo = fcinfo;
 	holds::refresh_all();
 	read_locks(status);
-	collect_names(status);
+	status.memory = CurrentMemoryContext;
+	status.blockers.emplace(status.locks);
+	status.row_memory =
+		AllocSetContextCreate(CurrentMemoryContext, "pglock row", ALLOCSET_SMALL_SIZES);
 	for (size_t i = 0; i < status.locks.rows.size(); i++)
 	{
 		const lock_table::row &row = status.locks.rows[i];
@@ -395,8 +397,8 @@ return_lock_status(FunctionCallInfo fcinfo)
 		for (LOCKMODE lockmode = 1; lockmode <= MaxLockMode; lockmode++)
 			if ((row.held & LOCKBIT_ON(lockmode)) != 0)
 				put_mode(status, i, mode_of(lockmode), true);
-		if (row.awaited != NoLock)
-			put_mode(status, i, mode_of(row.awaited), false);
+		if (row.waits)
+			put_mode(status, i, mode_of(row.by->awaited), false);
 	}
 	return 0;
 }
