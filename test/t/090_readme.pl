@@ -16,7 +16,7 @@ use JSON::PP ();
 my $root = "$FindBin::RealBin/../..";
 my $readme = slurp_file("$root/README.md");
 # the settings it recommends are some that the server knows
-my ($conf) = $readme =~ /^```ini\n(.*?)^```$/ms;
+my $conf = join '', $readme =~ /^```ini\n(.*?)^```$/msg;
 my $node = new_server('readme', extension => 0, conf => $conf);
 
 # the blocks
@@ -54,7 +54,7 @@ foreach my $session (@sessions)
 	is($stdout, join("\n", grep { !/^[A-Z]+: / } @shown), "answers as shown: $typed[0]");
 	is($stderr, join("\n", grep { /^[A-Z]+: / } @shown), "complains as shown: $typed[0]");
 }
-is(scalar @sessions, 2, 'the README has sessions');
+is(scalar @sessions, 3, 'the README has sessions');
 
 # the names: all that there is, and nothing that there is not
 my @functions = split /\n/, $node->safe_psql('postgres',
@@ -62,15 +62,18 @@ my @functions = split /\n/, $node->safe_psql('postgres',
 # the settings come with the library
 my @settings = split /\n/, $node->safe_psql('postgres',
 	"LOAD 'postgres_lock'; SELECT substr(name, 8) FROM pg_settings WHERE name LIKE 'pglock.%'");
+my @relations = split /\n/, $node->safe_psql('postgres',
+	"SELECT relname FROM pg_class WHERE relnamespace = 'pglock'::regnamespace");
 my @columns = split /\n/, $node->safe_psql('postgres',
-	"SELECT attname FROM pg_attribute WHERE attrelid = 'pglock.locks'::regclass AND attnum > 0");
-my %exists = map { $_ => 1 } @functions, @settings, 'locks';
+	"SELECT DISTINCT attname FROM pg_attribute
+	 WHERE attrelid IN ('pglock.locks'::regclass, 'pglock.contention'::regclass) AND attnum > 0");
+my %exists = map { $_ => 1 } @functions, @settings, @relations;
 my ($reference) = $readme =~ /^## Functions$(.*?)^## /ms;
 
 is_deeply([ grep { $reference !~ /`(?:CALL |[^`\n]*, )?\Q$_\E\(/ } @functions ], [],
 	'every function is in the reference');
 is_deeply([ grep { $readme !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], 'every setting is listed');
-is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the view is listed');
+is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the views is listed');
 is_deeply([ grep { !$exists{$_} } $readme =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
 
 # links within the README
