@@ -11,7 +11,8 @@ main() {
 	begin
 	prepare
 	build_and_install
-	start_server 'max_connections = 50' 'autovacuum = off' "deadlock_timeout = '1s'"
+	start_server 'max_connections = 50' 'autovacuum = off' "deadlock_timeout = '1s'" \
+		"shared_preload_libraries = 'postgres_lock'"
 	say "a server of our own is ready, on a socket in $work"
 	query -c 'CREATE EXTENSION postgres_lock'
 
@@ -172,27 +173,25 @@ xmin_of() {
 #
 
 who_holds_what() {
-	title 'who holds what, and who waits for whom'
+	title 'who holds what, who waits for whom, and what was waited for'
 	session payments "SELECT pglock.acquire('order:42'), pglock.acquire('report', shared => true);"
 	until_true "NOT pglock.is_free('order:42') AND NOT pglock.is_free('report')"
 	session refunds "CALL pglock.lock('order:42');"
 	until_waiting refunds
-	tell payments "\\pset tuples_only off
-\\pset format aligned
-\\pset null '-'
-SELECT key, mode, scope, depth, granted, application_name, blocked_by
-FROM pglock.locks ORDER BY granted DESC, key;
-\\pset tuples_only on
-\\pset format unaligned
-SELECT waiter.application_name || ' waits for ' || holder.application_name ||
-       ', who holds \"' || holder.key || '\"'
-FROM pglock.locks AS waiter JOIN pglock.locks AS holder
-     ON holder.granted AND holder.lock_id = waiter.lock_id AND holder.pid = ANY (waiter.blocked_by);"
-	until_true "(SELECT state = 'idle' AND query LIKE '%AS holder%' FROM pg_stat_activity
-	             WHERE application_name = 'payments')"
-	say '  as the session "payments" sees it: the locks it holds have names'
-	finish payments | sed 's/^    payments: /    /; /^    t|t$/d; /^ *$/d'
+	query -P tuples_only=off -P format=aligned -P null=- -P footer=off -c \
+		"SELECT key, mode, scope, granted, application_name, blocked_by
+		 FROM pglock.locks ORDER BY key, granted DESC" | sed 's/^/    /'
+	query -c "SELECT '    ' || waiter.application_name || ' waits for ' || holder.application_name ||
+	                 ', who holds \"' || holder.key || '\"'
+	          FROM pglock.locks AS waiter
+	          JOIN pglock.locks AS holder ON holder.granted AND holder.lock_id = waiter.lock_id
+	                                     AND holder.pid = ANY (waiter.blocked_by)"
+	finish payments >/dev/null
+	until_true "NOT EXISTS (SELECT FROM pglock.locks WHERE NOT granted)"
 	finish refunds >/dev/null
+	query -P tuples_only=off -P format=aligned -P footer=off -c \
+		"SELECT key, waits, total_wait_time::int AS total_ms, max_wait_time::int AS max_ms, timeouts, cancels
+		 FROM pglock.contention ORDER BY total_wait_time DESC" | sed 's/^/    /'
 }
 
 main

@@ -119,10 +119,10 @@ publish(record &r, const lock_key &key)
 void
 set_name(record &r, std::string_view name)
 {
-	set_version(r, r.version + 1);
+	/* nobody reads a name that is not there: the record can stay published */
 	r.name_length = show_name(name, r.name);
-	r.has_name = true;
-	set_version(r, r.version + 1);
+	pg_write_barrier();
+	store(r.has_name, true);
 }
 
 void
@@ -257,6 +257,9 @@ read(const record &r)
 	if (version % 2 != 0)
 		return nullptr;
 
+	bool has_name = load(r.has_name);
+
+	pg_read_barrier();
 	/* may be nonsense, if the record changes meanwhile */
 	int name_length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
 	Size name_bytes = static_cast<Size>(Max(name_length, 0)) + 1;
@@ -264,7 +267,7 @@ read(const record &r)
 
 	copy->version = version;
 	copy->name_length = name_length;
-	copy->has_name = r.has_name;
+	copy->has_name = has_name;
 	copy->lock_id = r.lock_id;
 	for (mode m : modes)
 		for (scope s : scopes)
