@@ -149,9 +149,8 @@ attempt(void (*work)(void *), void *argument)
 	}
 	PG_END_TRY();
 	CurrentResourceOwner = caller;
-	for (ResourceReleasePhase phase :
-		 {RESOURCE_RELEASE_BEFORE_LOCKS, RESOURCE_RELEASE_LOCKS, RESOURCE_RELEASE_AFTER_LOCKS})
-		ResourceOwnerRelease(owner, phase, done, false);
+	/* the phase of shared memory segments; locks, of the next phase, it has none */
+	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, done, false);
 	ResourceOwnerDelete(owner);
 	return done;
 }
