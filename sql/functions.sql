@@ -5,7 +5,7 @@ SELECT pg_describe_object(classid, objid, objsubid) COLLATE "C" AS "not a functi
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
   AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'postgres_lock')
-  AND classid <> 'pg_proc'::regclass
+  AND classid NOT IN ('pg_proc'::regclass, 'pg_type'::regclass)
 ORDER BY 1;
 
 CREATE VIEW ours AS
