@@ -5,6 +5,7 @@ EXTENSION = postgres_lock
 MODULE_big = postgres_lock
 OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
 DATA = $(wildcard $(srcdir)/sql/postgres_lock--*.sql)
+DOCS = $(srcdir)/src/monitoring/postgres_exporter.yaml
 
 REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock

@@ -1,0 +1,231 @@
+# The README's section "For operators": each of its recipes answers rightly, for a member of the roles
+# that it names, while sessions of another role hold locks and wait for them.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my ($section) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^## For operators\n(.*?)(?=^## |\z)/ms;
+
+ok(defined $section, 'the README has a section for operators') or BAIL_OUT('nothing to test');
+
+# the recipes by the bold words before them
+my %recipes = $section =~ /^\*\*([^*]+?)[.:]?\*\*(?:(?!^```).)*?^```sql\n(.*?)^```$/msg;
+
+is_deeply(
+	[ sort keys %recipes ],
+	[
+		'End the holder of `order:42`',
+		'Stranded locks',
+		'The longest held',
+		'The most contended keys',
+		'Who blocks whom',
+		'Who holds `order:42`, since when, and who waits for it'
+	],
+	'its recipes are those that are tested here');
+is(scalar(() = $section =~ /^```sql$/mg), scalar keys %recipes, '... and there is no other block');
+
+my $node = new_server('operators', conf => <<'END');
+shared_preload_libraries = 'postgres_lock'
+max_prepared_transactions = 1
+END
+my %sessions;
+my %pids;
+my %begun;    # when each session began to hold or wait: not before, not after
+
+$node->safe_psql('postgres', <<'END');
+CREATE ROLE app LOGIN;
+CREATE ROLE ops LOGIN IN ROLE pg_monitor, pg_signal_backend;
+END
+
+# What an operator gets who runs it.
+sub as_operator
+{
+	my ($sql) = @_;
+	my ($status, $stdout, $stderr) = $node->psql('postgres', $sql, extra_params => [ '-U', 'ops' ]);
+
+	is("$status:$stderr", '0:', 'runs: ' . ($sql =~ /^(.*)$/m)[0]);
+	return $stdout;
+}
+
+# Of what a recipe answers, these columns, or expressions over them.
+sub answer
+{
+	my ($recipe, $columns) = @_;
+
+	return as_operator("SELECT $columns FROM (\n" . $recipe =~ s/;\s*\z//r . "\n) AS recipe");
+}
+
+sub server_time
+{
+	return $node->safe_psql('postgres', 'SELECT clock_timestamp()');
+}
+
+# A session of the application by that name.
+sub begin_session
+{
+	my ($name) = @_;
+	my $session = session($node, extra_params => [ '-U', 'app' ]);
+
+	$sessions{$name} = $session;
+	$pids{$name} = $session->query("SET application_name = $name; SELECT pg_backend_pid()");
+	return $session;
+}
+
+sub hold
+{
+	my ($name, $sql) = @_;
+	my $session = begin_session($name);
+	my $before = server_time();
+
+	$session->query_safe($sql);
+	$begun{$name}{hold} = [ $before, server_time() ];
+	return;
+}
+
+sub wait_for
+{
+	my ($name, $sql) = @_;
+	my $before = server_time();
+
+	start_waiting($sessions{$name} // begin_session($name), $sql);
+	# the lock manager notes the time just after the wait has begun
+	$node->poll_query_until('postgres',
+		"SELECT count(waiting_since) = 1 FROM pglock.locks WHERE pid = $pids{$name} AND NOT granted")
+	  or die "$name does not wait";
+	$begun{$name}{wait} = [ $before, server_time() ];
+	return;
+}
+
+# The condition that a duration till now began when the session began to hold or wait.
+sub since
+{
+	my ($name, $what, $duration) = @_;
+	my ($before, $after) = @{ $begun{$name}{$what} };
+
+	return "now() - $duration BETWEEN '$before' AND '$after'";
+}
+
+# Those who hold, in this order: some idle, one in a transaction, one that is a prepared transaction,
+# and one that took its lock by number
+hold('payments', "SELECT pglock.acquire('order:42')");
+hold('reports', "BEGIN; SELECT pglock.acquire('report', shared => true, scope => 'transaction')");
+hold('audit', "SELECT pglock.acquire('report', shared => true)");
+hold('leader', "SELECT pglock.acquire('leader')");
+hold('prepared',
+	"BEGIN; SELECT pglock.acquire('batch', scope => 'transaction'); PREPARE TRANSACTION 'batch'");
+hold('legacy', 'SELECT pg_advisory_lock(7)');
+
+# those who are idle since before then count as stranded
+my $idle_since = server_time();
+
+$sessions{leader}->query('SELECT 1');
+
+# Those who wait: a queue, readers and writers, and one that holds a lock
+wait_for('refunds', "CALL pglock.lock('order:42')");
+wait_for('invoices', "SELECT pglock.acquire('order:42', timeout => '1h')");
+wait_for('nightly', "SELECT pglock.acquire('report')");
+wait_for('late', "SELECT pglock.acquire('report', shared => true)");
+wait_for('audit', "SELECT pglock.acquire('batch')");
+
+# one key is contended
+begin_session('job')->query("SELECT pglock.acquire('leader', timeout => '100ms') FROM generate_series(1, 3)");
+
+my $recipe = $recipes{'Who blocks whom'};
+
+is( join("\n", sort split /\n/, answer($recipe, 'waiter_name, waiter, key, holder_name, holder')),
+	join("\n", sort
+		  "audit|$pids{audit}|batch||",
+		"invoices|$pids{invoices}|order:42|payments|$pids{payments}",
+		"late|$pids{late}|report|audit|$pids{audit}",
+		"late|$pids{late}|report|reports|$pids{reports}",
+		"nightly|$pids{nightly}|report|audit|$pids{audit}",
+		"nightly|$pids{nightly}|report|reports|$pids{reports}",
+		"refunds|$pids{refunds}|order:42|payments|$pids{payments}"),
+	'every waiter is shown with those who hold its lock');
+is( answer($recipe, "string_agg(DISTINCT waiter_name, ',')
+		FILTER (WHERE waited > (SELECT max(now() - waiting_since) FROM pglock.locks WHERE key = 'report'))"),
+	'invoices,refunds', '... those who wait longer before others');
+foreach my $pair ([ 'refunds', 'payments' ], [ 'invoices', 'payments' ], [ 'nightly', 'reports' ], [ 'late', 'audit' ])
+{
+	my ($waiter, $holder) = @$pair;
+
+	is( answer("SELECT * FROM (" . $recipe =~ s/;\s*\z//r . ") AS rows
+			WHERE waiter_name = '$waiter' AND holder_name = '$holder'",
+			since($waiter, 'wait', 'waited') . ', ' . since($holder, 'hold', 'held')),
+		't|t', "... for how long $waiter waits, and $holder holds");
+}
+
+$recipe = $recipes{'The longest held'};
+
+my @held = split /\n/, answer($recipe, 'key, mode, scope, pid, usename, application_name');
+
+is( join("\n", @held[ 0 .. 3 ]),
+	join("\n",
+		"order:42|exclusive|session|$pids{payments}|app|payments",
+		"report|shared|transaction|$pids{reports}|app|reports",
+		"report|shared|session|$pids{audit}|app|audit",
+		"leader|exclusive|session|$pids{leader}|app|leader"),
+	'what is held is shown, the longest held first');
+is( join("\n", sort @held[ 4 .. $#held ]),
+	join("\n", sort 'batch|exclusive||||', "|exclusive||$pids{legacy}|app|legacy"),
+	'... and last what is held since nobody knows when');
+is(answer($recipe, 'bool_and(' . since('payments', 'hold', 'held') . ") FILTER (WHERE key = 'order:42')"),
+	't', '... and for how long');
+
+$recipe = $recipes{'Stranded locks'};
+is(as_operator($recipe), '', 'nobody has been idle for ten minutes');
+ok($recipe =~ s/now\(\) - interval '10 min'/'$idle_since'::timestamptz/, '... but if it is less:');
+is( join("\n", sort split /\n/, answer($recipe, 'key, mode, pid, usename, application_name')),
+	join("\n", sort
+		  "order:42|exclusive|$pids{payments}|app|payments",
+		"|exclusive|$pids{legacy}|app|legacy"),
+	'... those are shown who are idle, and not those who work, wait, or are in a transaction');
+is(answer($recipe, "bool_and(now() - idle BETWEEN '$begun{payments}{hold}[0]' AND '$idle_since')"),
+	't', '... and for how long');
+
+$recipe = $recipes{'Who holds `order:42`, since when, and who waits for it'};
+is( join("\n", sort split /\n/, answer($recipe, "pid, application_name, held_since IS NOT NULL, waiting_since IS NOT NULL")),
+	join("\n", sort
+		  "$pids{payments}|payments|t|f",
+		"$pids{refunds}|refunds|f|t",
+		"$pids{invoices}|invoices|f|t"),
+	'one key: its holder and its waiters');
+is( answer($recipe, "bool_and(held_since BETWEEN '$begun{payments}{hold}[0]' AND '$begun{payments}{hold}[1]')"),
+	't', '... and since when it is held');
+
+# a session that holds it in both modes and scopes is ended once
+$recipe = $recipes{'End the holder of `order:42`'};
+$sessions{payments}->query_safe(
+	"SELECT pglock.acquire('order:42', shared => true), pglock.acquire('invoice:7')");
+is(as_operator($recipe), "$pids{payments}|payments|t", 'the holder is ended');
+wait_for_session_end($node, $pids{payments});
+is(finish_waiting($sessions{refunds}), '00000', '... and the first waiter gets the lock');
+is(as_operator("SELECT pglock.is_free('invoice:7')"), 't', '... and the other lock of the holder is free');
+is(as_operator($recipe), "$pids{refunds}|refunds|t", 'the next holder is ended');
+wait_for_session_end($node, $pids{refunds});
+is(finish_waiting($sessions{invoices}), '00000', '... and the next waiter gets the lock');
+
+# a holder that is none of the sessions
+$recipe =~ s/order:42/batch/;
+is(as_operator($recipe), '||', 'a prepared transaction cannot be ended so');
+$node->safe_psql('postgres', "ROLLBACK PREPARED 'batch'");
+is(finish_waiting($sessions{audit}), '00000', '... but by ROLLBACK PREPARED');
+
+$recipe = $recipes{'The most contended keys'};
+is( answer($recipe, "key, lock_id = pglock.lock_id(key), waits, timeouts, deadlocks, cancels,
+		max_wait_time >= 100 AND total_wait_time >= 300 AND total_wait_time >= max_wait_time AND stats_since < now()")
+	  =~ s/^(?!leader).*\n?//mgr =~ s/\n\z//r,
+	'leader|t|3|3|0|0|t', 'a key that was waited for in vain');
+is(answer($recipe, "string_agg(key || waits, ',' ORDER BY key)"), 'batch1,leader3,order:422',
+	'... and all whose waits have ended');
+is( answer($recipe, 'array_agg(total_wait_time) = array_agg(total_wait_time ORDER BY total_wait_time DESC)'),
+	't', '... those waited for longest first');
+
+end_session(values %sessions);
+stop_and_check_log($node);
+done_testing();
