@@ -57,10 +57,15 @@ hide_chunk(int chunk)
 	pg_atomic_fetch_sub_u64(&shared->chunk_bytes, static_cast<int64>(chunk_bytes(chunk)));
 }
 
-/* The chunks stay mapped until the session has given its locks back; the server unmaps them. */
+/*
+ * The session ends. Its locks go first, as ShutdownPostgres() would have it a little later: whoever
+ * finds them finds their records. What is mapped stays so until the server unmaps it.
+ */
 void
 leave(int, Datum)
 {
+	AbortOutOfAnyTransaction();
+	LockReleaseAll(USER_LOCKMETHOD, true);
 	store(mine->pid, 0);
 	for (int chunk = 1; chunk < max_chunks; chunk++)
 		if (mine->chunks[chunk] != DSM_HANDLE_INVALID)

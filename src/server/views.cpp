@@ -385,6 +385,9 @@ return_lock_status(FunctionCallInfo fcinfo)
 	InitMaterializedSRF(fcinfo, 0);
 	status.fcinfo = fcinfo;
 	holds::refresh_all();
+	/* the view joins pg_stat_activity, which otherwise stays as it was first read in a transaction
+	 */
+	pgstat_clear_backend_activity_snapshot();
 	read_locks(status);
 	status.memory = CurrentMemoryContext;
 	status.blockers.emplace(status.locks);
