@@ -383,8 +383,8 @@ GRANT SELECT ON locks TO PUBLIC;
 
 COMMENT ON VIEW locks IS
 'Every advisory lock of this database that is held or waited for, and by whom; also those of the
-built-in functions. Who holds and who waits is what the lock manager says at that moment; a lock held in two
-modes or scopes has a row for each. lock_id is NULL for locks with two integers as their key, pid for
+built-in functions. Who holds and who waits is what the lock manager says at that moment. A lock that a
+session holds in two modes, or took through this extension at two scopes, has a row for each. lock_id is NULL for locks with two integers as their key, pid for
 prepared transactions. key, scope, depth, held_since and token are what the sessions publish; NULL
 for what was only taken by the built-ins. Of the sessions of other roles they are shown to members of
 pg_read_all_stats: to all others key is <insufficient privilege>, the rest NULL. Before PostgreSQL 17

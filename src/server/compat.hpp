@@ -104,6 +104,19 @@ for_each_waiter(const LOCK &lock, Function function)
 	for_each_element<PGPROC>(head, offsetof(PGPROC, links), function);
 }
 
+/* As the server sees it, whatever this session has read of its settings. Under SyncRepLock. */
+inline bool
+has_synchronous_standbys()
+{
+#ifdef SYNC_STANDBY_INIT /* in minor versions since May 2025 */
+	if ((WalSndCtl->sync_standbys_status & SYNC_STANDBY_INIT) == 0)
+		return SyncRepStandbyNames != nullptr && *SyncRepStandbyNames != '\0';
+	return (WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
+#else
+	return WalSndCtl->sync_standbys_defined;
+#endif
+}
+
 #if PG_VERSION_NUM >= 170000
 constexpr bool shared_memory_at_any_time = true;
 #else

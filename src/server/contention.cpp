@@ -139,12 +139,14 @@ add_wait(statistics &s, outcome end, TimestampTz now)
 {
 	int64 wait_time = Max(now - waiting.since, 0);
 
-	if (!s.has_name && waiting.key->name.data() != nullptr)
+	/* who waited for the bare id may not know the name */
+	if (waiting.key->name.data() != nullptr)
 	{
-		show_name(waiting.key->name, s.name);
+		if (!s.has_name)
+			show_name(waiting.key->name, s.name);
 		s.has_name = true;
+		remember_role(s);
 	}
-	remember_role(s);
 	s.waits++;
 	s.total_wait_time += wait_time;
 	s.max_wait_time = Max(s.max_wait_time, wait_time);

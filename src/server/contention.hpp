@@ -32,7 +32,7 @@ struct statistics
 	int64 lock_id;
 	bool has_name;
 	shown_name_buffer name;
-	Oid roles[4]; /* whose sessions waited last, the last first */
+	Oid roles[4]; /* whose sessions waited last by that name, the last first */
 	int64 waits;
 	int64 total_wait_time;
 	int64 max_wait_time;

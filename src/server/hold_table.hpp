@@ -18,6 +18,9 @@ struct possession
 {
 	LOCALLOCK *entry;		/* the lock manager's; nullptr: not held */
 	int64 taken_by_command; /* of the session's levels */
+	int64 of_builtins; /* levels of transaction scope that were there before the first of ours */
+	int64 seen_levels; /* what the lock manager had when the books were last in line with it, of */
+	int64 seen_of_session; /* both scopes and of session scope; 0: they may not be in line now */
 };
 
 /* What the books know of a lock. */
@@ -30,6 +33,8 @@ struct hold
 	TimestampTz command; /* the start of the client's command that last took a level */
 	hold *next_free;	 /* if it is not in use */
 	bool in_use;
+	bool is_asked_for; /* but not granted yet, if ever: published so */
+	bool is_waited_for;
 	uint8 block;
 
 	possession &

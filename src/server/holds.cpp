@@ -27,7 +27,7 @@ bool
 is_wanted(const hold &h)
 {
 	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr ||
-		   h.published->waiting_since != 0;
+		   h.is_waited_for;
 }
 
 void
@@ -36,6 +36,7 @@ forget_levels(hold &h, mode m, int64 count)
 	int64 &taken = h.in(m).taken_by_command;
 
 	h.levels.remove(m, count);
+	h.in(m).seen_levels = 0;
 	taken = Max(taken - count, 0);
 }
 
@@ -63,46 +64,53 @@ end_possession(hold &h, mode m)
 		registry::store(h.published->token, int64{0});
 }
 
-/* Forgets that the lock was asked for: the lock manager may have raised an error. */
+/* Forgets that the lock was asked for and not granted: the lock manager may have raised an error.
+ */
 void
-forget_request(hold &h, mode m)
+forget_request(hold &h)
 {
-	for (scope s : scopes)
-		if (h.published->in(m, s).depth != 0)
-			registry::store(h.published->in(m, s).depth, int64{0});
+	if (!h.is_asked_for || h.is_waited_for)
+		return;
+	for (mode m : modes)
+		for (scope s : scopes)
+			if (h.published->in(m, s).since == 0)
+				registry::store(h.published->in(m, s).depth, int64{0});
+	h.is_asked_for = false;
 }
 
-/* Brings the books of a lock in one mode in line with the lock manager. */
+/*
+ * Brings the books of a lock in one mode in line with the lock manager. Called for all locks
+ * whenever a statement ends, so it looks into what is published only if something has changed.
+ */
 void
 refresh(hold &h, mode m)
 {
 	possession &held = h.in(m);
-	int64 of_session = 0;
 
 	if (held.entry == nullptr)
+		return;
+	if (!manager::is_unbroken(held.entry, {h.lock_id, m}))
 	{
-		if (h.published->waiting_since == 0)
-			forget_request(h, m);
+		forget_levels(h, m, h.levels.count(m));
+		end_possession(h, m);
 		return;
 	}
 
-	bool unbroken = manager::is_unbroken(held.entry, {h.lock_id, m});
+	int64 of_session = manager::session_levels(held.entry);
 
-	if (unbroken)
-		of_session = manager::session_levels(held.entry);
+	if (held.seen_levels == held.entry->nLocks && held.seen_of_session == of_session)
+		return;
 
 	int64 ours = h.levels.count(m);
+	int64 of_transaction = held.entry->nLocks - of_session;
 
 	/* what was given back behind our back was the newest */
 	if (ours > of_session)
 		forget_levels(h, m, ours - of_session);
-	if (unbroken)
-	{
-		set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
-		set_depth(h, m, scope::transaction, held.entry->nLocks - of_session);
-	}
-	else
-		end_possession(h, m);
+	set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
+	set_depth(h, m, scope::transaction, of_transaction > held.of_builtins ? of_transaction : 0);
+	held.seen_levels = held.entry->nLocks;
+	held.seen_of_session = of_session;
 }
 
 void
@@ -110,6 +118,7 @@ refresh(hold &h)
 {
 	for (mode m : modes)
 		refresh(h, m);
+	forget_request(h);
 }
 
 void
@@ -200,6 +209,7 @@ announce(hold &h, mode m, scope s)
 
 	if (state.depth == 0)
 		registry::store(state.depth, int64{1});
+	h.is_asked_for = true;
 }
 
 /* The lock that was asked for is not to be had. */
@@ -210,8 +220,16 @@ retract(hold &h, mode m, scope s)
 
 	if (state.since == 0)
 		registry::store(state.depth, int64{0});
+	h.is_asked_for = false;
 	if (!is_wanted(h))
 		hold_table::remove(h);
+}
+
+void
+end_wait(hold &h)
+{
+	h.is_waited_for = false;
+	registry::store(h.published->waiting_since, TimestampTz{0});
 }
 
 /* Starts the books of a possession that the lock manager has. */
@@ -219,6 +237,7 @@ void
 begin_possession(hold &h, mode m, LOCALLOCK *entry)
 {
 	manager::mark_unbroken(entry);
+	h.in(m) = {};
 	h.in(m).entry = entry;
 }
 
@@ -231,14 +250,20 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 
 	if (h.in(m).entry == nullptr)
 		begin_possession(h, m, entry);
-	if (state.since == 0)
-		registry::store(state.since, GetCurrentTimestamp());
-	if (entry->nLocks > 1)
-	{
-		int64 of_session = manager::session_levels(entry);
 
-		set_depth(h, m, as, as == scope::session ? of_session : entry->nLocks - of_session);
+	possession &held = h.in(m);
+	int64 of_session = manager::session_levels(entry);
+	int64 of_scope = as == scope::session ? of_session : entry->nLocks - of_session;
+
+	if (state.since == 0)
+	{
+		registry::store(state.since, GetCurrentTimestamp());
+		if (as == scope::transaction)
+			held.of_builtins = of_scope - 1;
 	}
+	set_depth(h, m, as, of_scope);
+	h.is_asked_for = false;
+	held.seen_levels = 0;
 	if (as == scope::transaction)
 		return; /* its end, or its rollback, gives the level back */
 
@@ -248,7 +273,7 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 		for (mode other : modes)
 			h.in(other).taken_by_command = 0;
 	}
-	h.in(m).taken_by_command++;
+	held.taken_by_command++;
 	h.levels.push(m);
 }
 
@@ -320,6 +345,7 @@ wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_
 	LOCALLOCK *entry = nullptr;
 
 	announce(h, m, as);
+	h.is_waited_for = true;
 	registry::store(h.published->waiting_since, contention::begin_wait(key));
 	PG_TRY();
 	{
@@ -328,14 +354,14 @@ wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_
 	PG_CATCH();
 	{
 		contention::end_wait(contention::outcome_of_error());
-		registry::store(h.published->waiting_since, TimestampTz{0});
+		end_wait(h);
 		retract(h, m, as);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	contention::end_wait(entry != nullptr ? contention::outcome::granted
 										  : contention::outcome::timeout);
-	registry::store(h.published->waiting_since, TimestampTz{0});
+	end_wait(h);
 	return book_if_taken(h, m, as, entry);
 }
 
@@ -448,9 +474,10 @@ give_back_taken_by(TimestampTz command)
 void
 refresh_all()
 {
-	if (hold_table::size() == 0)
-		return;
-	prune();
+	if (hold_table::size() > 0)
+		prune();
+	else
+		hold_table::trim();
 }
 
 int64 *

@@ -71,10 +71,8 @@ template <typename Value> class lock_id_map
 	void
 	shrink(MemoryContext context)
 	{
-		if (count == 0)
-			clear();
-		else if (capacity > 64 && 16 * count < capacity)
-			resize(context, capacity / 4, MCXT_ALLOC_NO_OOM);
+		if (capacity > 64 && 16 * count < capacity)
+			resize(context, Max(64, capacity / 4), MCXT_ALLOC_NO_OOM);
 	}
 
 	void

@@ -141,12 +141,30 @@ take(void (*meanwhile)(const snapshot &, void *), void *argument)
 	for (uint32 i = 0; i < process_count(); i++)
 		collecting.add_locks_of(ProcGlobal->allProcs[i]);
 	taken = {collecting.collected(), GetCurrentTimestamp()};
-	if (meanwhile != nullptr)
-		meanwhile(taken, argument);
+	meanwhile(taken, argument);
 
 	for (int partition = NUM_LOCK_PARTITIONS; --partition >= 0;)
 		LWLockRelease(LockHashPartitionLockByIndex(partition));
 	return taken;
+}
+
+std::span<const int>
+holders(const LOCKTAG &tag)
+{
+	uint32 hash = LockTagHashCode(&tag);
+	auto pids = static_cast<int *>(palloc(sizeof(int) * process_count()));
+	size_t count = 0;
+
+	LWLockAcquire(LockHashPartitionLock(hash), LW_SHARED);
+	for (uint32 i = 0; i < process_count(); i++)
+		compat::for_each_lock(ProcGlobal->allProcs[i], static_cast<int>(LockHashPartition(hash)),
+							  [&](const PROCLOCK &entry) {
+								  if (entry.holdMask != 0 &&
+									  memcmp(&entry.tag.myLock->tag, &tag, sizeof(tag)) == 0)
+									  pids[count++] = ProcGlobal->allProcs[i].pid;
+							  });
+	LWLockRelease(LockHashPartitionLock(hash));
+	return {pids, count};
 }
 
 blockers::blockers(const snapshot &of)

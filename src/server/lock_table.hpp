@@ -45,6 +45,10 @@ struct snapshot
  */
 snapshot take(void (*meanwhile)(const snapshot &, void *), void *argument);
 
+/* The pids of those who hold one lock, in whatever mode; 0 for a prepared transaction. May raise.
+ */
+std::span<const int> holders(const LOCKTAG &tag);
+
 /* Whom the processes that wait in a snapshot wait for. */
 class blockers
 {

@@ -49,10 +49,12 @@ set_version(record &r, uint32 version)
 	pg_write_barrier();
 }
 
-/* Forgets the chunk; its memory is another matter. */
+/* Forgets the chunk, if that is not done yet; its memory is another matter. */
 void
 hide_chunk(int chunk)
 {
+	if (mine->chunks[chunk] == DSM_HANDLE_INVALID)
+		return;
 	store(mine->chunks[chunk], static_cast<dsm_handle>(DSM_HANDLE_INVALID));
 	pg_atomic_fetch_sub_u64(&shared->chunk_bytes, static_cast<int64>(chunk_bytes(chunk)));
 }
@@ -68,8 +70,7 @@ leave(int, Datum)
 	LockReleaseAll(USER_LOCKMETHOD, true);
 	store(mine->pid, 0);
 	for (int chunk = 1; chunk < max_chunks; chunk++)
-		if (mine->chunks[chunk] != DSM_HANDLE_INVALID)
-			hide_chunk(chunk);
+		hide_chunk(chunk);
 }
 
 /* Takes the session's slot, which another one may have left. */

@@ -81,6 +81,17 @@ start_up()
 	attach(nullptr);
 	LWLockRelease(AddinShmemInitLock);
 }
+/* Turns the error that was caught into a message of the server's log. */
+void
+log_failure()
+{
+	ErrorData *error = CopyErrorData();
+
+	FlushErrorState();
+	ereport(LOG, (errcode(error->sqlerrcode),
+				  errmsg("pglock shows less of its locks: %s", error->message)));
+	FreeErrorData(error);
+}
 } // namespace
 
 void
@@ -98,14 +109,14 @@ bool
 is_on()
 {
 	static bool is_attached = false;
-	static bool is_tried = false;
+	static bool has_failed = false;
 
 	if constexpr (!compat::shared_memory_at_any_time)
 		return found != nullptr;
-	if (!is_tried)
+	if (!is_attached && !has_failed && InterruptHoldoffCount == 0)
 	{
-		is_tried = true;
 		is_attached = attempt(attach, nullptr);
+		has_failed = !is_attached;
 	}
 	return is_attached;
 }
@@ -115,6 +126,7 @@ attempt(void (*work)(void *), void *argument)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner caller = CurrentResourceOwner;
+	ResourceOwner volatile owner = nullptr;
 	volatile bool done = false;
 
 	/*
@@ -125,12 +137,11 @@ attempt(void (*work)(void *), void *argument)
 	if (InterruptHoldoffCount > 0)
 		return false;
 
-	ResourceOwner owner = ResourceOwnerCreate(nullptr, "pglock");
-
-	CurrentResourceOwner = owner;
 	PG_TRY();
 	{
 		hold_interrupts();
+		owner = ResourceOwnerCreate(nullptr, "pglock");
+		CurrentResourceOwner = owner;
 		work(argument);
 		resume_interrupts();
 		done = true;
@@ -138,20 +149,18 @@ attempt(void (*work)(void *), void *argument)
 	PG_CATCH();
 	{
 		LWLockReleaseAll();
+		CurrentResourceOwner = caller;
 		MemoryContextSwitchTo(context);
-
-		ErrorData *error = CopyErrorData();
-
-		FlushErrorState();
-		ereport(LOG, (errcode(error->sqlerrcode),
-					  errmsg("pglock shows less of its locks: %s", error->message)));
-		FreeErrorData(error);
+		log_failure();
 	}
 	PG_END_TRY();
 	CurrentResourceOwner = caller;
-	/* the phase of shared memory segments; locks, of the next phase, it has none */
-	ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, done, false);
-	ResourceOwnerDelete(owner);
+	if (owner != nullptr)
+	{
+		/* the phase of shared memory segments; locks, of the next phase, it has none */
+		ResourceOwnerRelease(owner, RESOURCE_RELEASE_BEFORE_LOCKS, done, false);
+		ResourceOwnerDelete(owner);
+	}
 	return done;
 }
 } // namespace pglock::shared

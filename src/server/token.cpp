@@ -20,6 +20,7 @@
  */
 #include "token.hpp"
 
+#include "compat.hpp"
 #include "context.hpp"
 #include "holds.hpp"
 
@@ -94,11 +95,13 @@ class token_sequence
 
 	/*
 	 * May the last token be set without logging: not first after a checkpoint, since a page that is
-	 * then torn by a crash is only made whole from the log.
+	 * then torn by a crash is only made whole from the log. A checkpoint that begins after this was
+	 * asked finds the page to be written.
 	 */
 	bool
-	is_logged_since_checkpoint() const
+	is_logged_since_checkpoint()
 	{
+		MarkBufferDirty(buffer);
 		return logged_up_to() > GetRedoRecPtr();
 	}
 
@@ -148,10 +151,15 @@ class token_sequence
 };
 static_assert(std::is_trivially_destructible_v<token_sequence>);
 
+/* Have as many synchronous standbys as are wanted flushed the log up to there. */
 bool
-has_synchronous_standbys()
+is_replicated(XLogRecPtr logged_up_to)
 {
-	return SyncRepStandbyNames != nullptr && SyncRepStandbyNames[0] != '\0';
+	LWLockAcquire(SyncRepLock, LW_SHARED);
+	bool replicated =
+		!compat::has_synchronous_standbys() || WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= logged_up_to;
+	LWLockRelease(SyncRepLock);
+	return replicated;
 }
 
 /*
@@ -166,26 +174,25 @@ make_durable(XLogRecPtr logged_up_to)
 	if (logged_up_to <= durable_up_to)
 		return;
 	XLogFlush(logged_up_to);
+	if (max_wal_senders > 0)
+	{
+		int settings = NewGUCNestLevel();
 
-	int settings = NewGUCNestLevel();
+		if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
+			set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
+							  GUC_ACTION_SAVE, true, 0, false);
+		hold_interrupts();
+		SyncRepWaitForLSN(logged_up_to, false);
+		resume_interrupts();
+		AtEOXact_GUC(true, settings);
+		CHECK_FOR_INTERRUPTS();
 
-	if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
-		set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-						  true, 0, false);
-	hold_interrupts();
-	SyncRepWaitForLSN(logged_up_to, false);
-	resume_interrupts();
-	AtEOXact_GUC(true, settings);
-	CHECK_FOR_INTERRUPTS();
-
-	/* it returns early, with a warning, when it is cancelled */
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	bool replicated = WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= logged_up_to;
-	LWLockRelease(SyncRepLock);
-	if (!replicated && has_synchronous_standbys())
-		ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
-						errmsg("canceling the draw of a token that was not yet replicated"),
-						errdetail("No synchronous standby has confirmed it.")));
+		/* it returns early, with a warning, when it is cancelled */
+		if (!is_replicated(logged_up_to))
+			ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
+							errmsg("canceling the draw of a token that was not yet replicated"),
+							errdetail("No synchronous standby has confirmed it.")));
+	}
 	durable_up_to = logged_up_to;
 }
 

@@ -329,7 +329,7 @@ put_contention(const contention::statistics &s, void *fcinfo)
 	};
 	bool visible = std::any_of(std::begin(s.roles), std::end(s.roles), may_see);
 
-	columns.add_text(!visible ? hidden : s.has_name ? s.name : nullptr);
+	columns.add_text(!s.has_name ? nullptr : visible ? s.name : hidden);
 	columns.add(Int64GetDatum(s.lock_id));
 	columns.add(Int64GetDatum(s.waits));
 	columns.add(milliseconds(s.total_wait_time));
@@ -361,18 +361,16 @@ put_own_hold(const holds::row &row, void *fcinfo)
 Datum
 return_holders(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	lock_table::snapshot locks = lock_table::take(nullptr, nullptr);
+	std::span<const int> pids = lock_table::holders(lock{key.lock_id, mode::exclusive}.tag());
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	/* one session may hold the lock in both modes, but has one row for them */
-	for (const lock_table::row &row : locks.rows)
-		if (row.held != 0 && row.has_lock_id && row.lock_id == key.lock_id)
-		{
-			row_builder<1> columns;
+	for (int pid : pids)
+	{
+		row_builder<1> columns;
 
-			columns.add(Int32GetDatum(row.by->pid));
-			columns.put(fcinfo);
-		}
+		columns.add(Int32GetDatum(pid));
+		columns.put(fcinfo);
+	}
 	return 0;
 }
 

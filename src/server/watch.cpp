@@ -18,6 +18,7 @@ namespace pglock::watch
 namespace
 {
 ExecutorRun_hook_type previous_executor_run = nullptr;
+ExecutorFinish_hook_type previous_executor_finish = nullptr;
 ProcessUtility_hook_type previous_process_utility = nullptr;
 
 /* Called when a transaction or subtransaction is rolled back. */
@@ -55,12 +56,12 @@ after_release(ResourceReleasePhase phase, bool is_commit, bool is_transaction, v
 		holds::refresh_all();
 }
 
-/* A statement of the client has ended. If its transaction ends with it, that is soon enough. */
-void
-after_statement()
+/* Does the query fire triggers after it has run, when it is finished; others may stay unfinished.
+ */
+bool
+fires_triggers(const QueryDesc *query)
 {
-	if (!context::transaction_ends_with_statement())
-		holds::refresh_all();
+	return query->operation != CMD_SELECT || query->plannedstmt->hasModifyingCTE;
 }
 
 /* its last argument went with PostgreSQL 18 */
@@ -72,8 +73,19 @@ executor_run(QueryDesc *query, ScanDirection direction, uint64 count, Rest... re
 		previous_executor_run(query, direction, count, rest...);
 	else
 		standard_ExecutorRun(query, direction, count, rest...);
-	if (context::is_top_level())
-		after_statement();
+	if (!fires_triggers(query) && context::is_top_level())
+		holds::refresh_all();
+}
+
+void
+executor_finish(QueryDesc *query)
+{
+	if (previous_executor_finish != nullptr)
+		previous_executor_finish(query);
+	else
+		standard_ExecutorFinish(query);
+	if (fires_triggers(query) && context::is_top_level())
+		holds::refresh_all();
 }
 
 void
@@ -88,7 +100,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	process(statement, query, read_only_tree, context, parameters, environment, destination,
 			completion);
 	if (context == PROCESS_UTILITY_TOPLEVEL)
-		after_statement();
+		holds::refresh_all();
 }
 } // namespace
 
@@ -100,6 +112,8 @@ begin()
 	RegisterResourceReleaseCallback(after_release, nullptr);
 	previous_executor_run = ExecutorRun_hook;
 	ExecutorRun_hook = executor_run;
+	previous_executor_finish = ExecutorFinish_hook;
+	ExecutorFinish_hook = executor_finish;
 	previous_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 }
