@@ -4,8 +4,9 @@
 EXTENSION = postgres_lock
 MODULE_big = postgres_lock
 OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
-DATA = $(wildcard $(srcdir)/sql/postgres_lock--*.sql)
-DOCS = $(srcdir)/src/monitoring/postgres_exporter.yaml
+# PGXS puts $(srcdir) before these
+DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/sql/postgres_lock--*.sql))
+DOCS = src/monitoring/postgres_lock_exporter.yaml
 
 REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock
@@ -30,6 +31,12 @@ ifneq ($(filter-out $(COMMANDS),$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+
+# PGXS looks for them by their path in the sources
+uninstall: uninstall-docs
+.PHONY: uninstall-docs
+uninstall-docs:
+	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/,$(notdir $(DOCS)))
 
 # the bitcode step is not given PG_CXXFLAGS
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
