@@ -50,7 +50,8 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId, SubTransactionId, vo
 void
 after_release(ResourceReleasePhase phase, bool is_commit, bool is_transaction, void *)
 {
-	if (phase != RESOURCE_RELEASE_AFTER_LOCKS)
+	/* while the session ends, what it published may have gone already */
+	if (phase != RESOURCE_RELEASE_AFTER_LOCKS || shmem_exit_inprogress)
 		return;
 	if (is_transaction || (!is_commit && context::is_top_level()))
 		holds::refresh_all();
