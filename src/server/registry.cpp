@@ -103,9 +103,8 @@ create_segment(void *argument)
 {
 	auto wanted = static_cast<new_chunk *>(argument);
 
-	wanted->segment = dsm_create(wanted->bytes, DSM_CREATE_NULL_IF_MAXSEGMENTS);
-	if (wanted->segment != nullptr)
-		dsm_pin_mapping(wanted->segment);
+	wanted->segment = dsm_create(wanted->bytes, 0);
+	dsm_pin_mapping(wanted->segment);
 }
 } // namespace
 
@@ -148,7 +147,7 @@ add_chunk(int chunk)
 
 	new_chunk wanted = {chunk_bytes(chunk), nullptr};
 
-	if (!shared::attempt(create_segment, &wanted) || wanted.segment == nullptr)
+	if (!shared::attempt(create_segment, &wanted))
 		return nullptr;
 
 	auto records = static_cast<record *>(dsm_segment_address(wanted.segment));
