@@ -12,9 +12,10 @@
  *   has its page in memory, is it to be believed. Elsewhere all up to the bound may have been given
  *   out.
  *
- * After a crash a draw waits until the clock has passed the bound, so that tokens never run ahead
- * of the clock (unless that was set back). Then a standby that has not got the last log records, or
- * an extension that was dropped and created again, gives out greater tokens by its clock alone.
+ * A draw waits until the clock has passed the last token, which after a crash may be the bound. So
+ * tokens never run ahead of the clock, unless that was set back. Then a standby that has not got
+ * the last log records, or an extension that was dropped and created again, gives out greater
+ * tokens by its clock alone.
  *
  * No transaction id is assigned: drawing a token writes nothing that a rollback would have to undo.
  */
@@ -196,13 +197,16 @@ make_durable(XLogRecPtr logged_up_to)
 	durable_up_to = logged_up_to;
 }
 
-/* Waits that many microseconds, unless something is asked of the session. */
+/* Waits about that many microseconds, unless something is asked of the session. */
 void
 wait_for(int64 microseconds)
 {
-	WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-			  static_cast<long>(microseconds / 1000 + 1), PG_WAIT_EXTENSION);
-	ResetLatch(MyLatch);
+	if (microseconds > 1000)
+	{
+		WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+				  static_cast<long>(microseconds / 1000 + 1), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
 	CHECK_FOR_INTERRUPTS();
 }
 
@@ -214,12 +218,13 @@ draw()
 		token_sequence sequence;
 		int64 bound = sequence.bound();
 		int64 now = microseconds_since_1970();
+		int64 ahead_of_clock = sequence.last() - now;
 
-		/* all up to the bound may have been given out before a crash; see above */
-		if (!sequence.knows_last() && now <= bound && bound - now <= ahead)
+		/* if the clock was set back, by more, it may take too long to pass the last token again */
+		if (ahead_of_clock >= 0 && ahead_of_clock <= ahead)
 		{
 			sequence.close();
-			wait_for(bound - now);
+			wait_for(ahead_of_clock);
 			continue;
 		}
 		if (sequence.last() > PG_INT64_MAX - 2 * ahead)
