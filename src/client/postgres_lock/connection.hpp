@@ -1,0 +1,301 @@
+// connection.hpp: what the locks need of a connection, whatever library it belongs to.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "detail/session.hpp"
+#include "error.hpp"
+#include "options.hpp"
+
+namespace pglock
+{
+/// What a connection is in the midst of.
+enum class transaction_status : unsigned char {
+	/// No transaction block.
+	idle,
+	/// A transaction block that can go on.
+	open,
+	/// A transaction block that an error has ended: it can only be rolled back.
+	failed,
+	/// A command that has not ended, so that none can be sent.
+	busy,
+};
+
+/// Parameters of a command in PostgreSQL's text format. A null pointer is NULL.
+using parameters = std::span<const char *const>;
+
+/// What a command answered: the first value of its first row. Nothing if there is no row, or NULL.
+using reply = std::optional<std::string>;
+
+/// The customization point: what locks need of a connection of the type `T`. Specialize it for a
+/// type of your own, with these static member functions. (`postgres_lock/libpq.hpp` and `pqxx.hpp`
+/// do so.)
+///
+/// `reply execute(T &, const char *text, parameters)`: runs one command, with `$1` and so on for
+/// its parameters, in one round trip, and waits for the answer. What goes wrong it throws as
+/// `pglock::error` or one of its kind, with the SQLSTATE and the server's message: `throw_error()`
+/// helps. It does not retry.
+///
+/// `transaction_status status(T &) noexcept`: without a round trip.
+///
+/// `void rollback(T &)`: rolls back the whole open transaction.
+///
+/// And if you like:
+///
+/// `bool lost(T &) noexcept`: is the connection known to be dead? Without a round trip. Otherwise
+/// no.
+///
+/// `scope default_scope(T &) noexcept`: otherwise `scope::session`.
+///
+/// `session_memory &memory(T &)`: a member of the connection. It lets locks know when the
+/// connection goes, and is where they remember what they have prepared. Otherwise a table of the
+/// library does.
+///
+/// `const void *session(T &) noexcept`: for that table, an address that stands for the session,
+/// where several objects use one. Otherwise the object's own.
+///
+/// `void prepare(T &, const char *name, const char *text)` and
+/// `reply execute_prepared(T &, const char *name, parameters)`: both or none. Without them nothing
+/// is prepared.
+template <typename T> struct connection_traits
+{
+};
+
+/// Does `Traits` have what locks need of a `T`?
+template <typename Traits, typename T>
+concept connection_interface = requires(T &connection, const char *text, parameters values)
+{
+	{
+		Traits::execute(connection, text, values)
+		} -> std::same_as<reply>;
+	{
+		Traits::status(connection)
+	}
+	noexcept->std::same_as<transaction_status>;
+	Traits::rollback(connection);
+};
+
+namespace detail
+{
+template <typename Traits, typename T>
+concept tells_loss = requires(T &connection)
+{
+	{
+		Traits::lost(connection)
+	}
+	noexcept->std::same_as<bool>;
+};
+
+template <typename Traits, typename T>
+concept has_default_scope = requires(T &connection)
+{
+	{
+		Traits::default_scope(connection)
+	}
+	noexcept->std::same_as<scope>;
+};
+
+template <typename Traits, typename T>
+concept has_session = requires(T &connection)
+{
+	{
+		Traits::session(connection)
+	}
+	noexcept->std::convertible_to<const void *>;
+};
+
+template <typename Traits, typename T>
+concept has_memory = requires(T &connection)
+{
+	{
+		Traits::memory(connection)
+		} -> std::same_as<session_memory &>;
+};
+
+template <typename Traits, typename T>
+concept can_prepare = requires(T &connection, const char *text, parameters values)
+{
+	Traits::prepare(connection, text, text);
+	{
+		Traits::execute_prepared(connection, text, values)
+		} -> std::same_as<reply>;
+};
+
+/// The functions of one interface, with the connection's type forgotten.
+struct operations
+{
+	reply (*execute)(void *, const char *text, parameters);
+	transaction_status (*status)(void *) noexcept;
+	void (*rollback)(void *);
+	bool (*lost)(void *) noexcept;
+	scope (*default_scope)(void *) noexcept;
+	std::shared_ptr<session> (*session_of)(void *);
+	/// null if nothing can be prepared
+	void (*prepare)(void *, const char *name, const char *text);
+	reply (*execute_prepared)(void *, const char *name, parameters);
+};
+
+template <typename Traits, typename T>
+constexpr operations
+make_operations() noexcept
+{
+	operations made{};
+
+	made.execute = [](void *connection, const char *text, parameters values) {
+		return Traits::execute(*static_cast<T *>(connection), text, values);
+	};
+	made.status = [](void *connection) noexcept {
+		return Traits::status(*static_cast<T *>(connection));
+	};
+	made.rollback = [](void *connection) { Traits::rollback(*static_cast<T *>(connection)); };
+	made.lost = []([[maybe_unused]] void *connection) noexcept {
+		if constexpr (tells_loss<Traits, T>)
+			return Traits::lost(*static_cast<T *>(connection));
+		else
+			return false;
+	};
+	made.default_scope = []([[maybe_unused]] void *connection) noexcept {
+		if constexpr (has_default_scope<Traits, T>)
+			return Traits::default_scope(*static_cast<T *>(connection));
+		else
+			return scope::session;
+	};
+	made.session_of = [](void *connection) -> std::shared_ptr<session> {
+		if constexpr (has_memory<Traits, T>)
+			return Traits::memory(*static_cast<T *>(connection)).session();
+		else if constexpr (has_session<Traits, T>)
+			return sessions.find(Traits::session(*static_cast<T *>(connection)));
+		else
+			return sessions.find(connection);
+	};
+	if constexpr (can_prepare<Traits, T>)
+	{
+		made.prepare = [](void *connection, const char *name, const char *text) {
+			Traits::prepare(*static_cast<T *>(connection), name, text);
+		};
+		made.execute_prepared = [](void *connection, const char *name, parameters values) {
+			return Traits::execute_prepared(*static_cast<T *>(connection), name, values);
+		};
+	}
+	return made;
+}
+
+template <typename Traits, typename T>
+inline constexpr operations operations_of = make_operations<Traits, T>();
+} // namespace detail
+
+/// A connection of any type, by reference: the connection has to outlive it, and every lock that
+/// was made with it. Cheap to copy. Connections convert to it by themselves, so it is rarely named.
+///
+/// A connection belongs to one thread at a time, and so do the locks on it.
+class connection_ref
+{
+  public:
+	/// By the `connection_traits` of the connection's type.
+	template <typename T>
+	requires connection_interface<connection_traits<T>, T>
+	connection_ref(T &connection)
+	noexcept
+		: connection_(&connection), operations_(&detail::operations_of<connection_traits<T>, T>)
+	{
+	}
+
+	/// The same for a pointer. Throws `std::invalid_argument` for a null one.
+	template <typename T>
+	requires connection_interface<connection_traits<T>, T>
+	connection_ref(T *connection)
+		: connection_(connection), operations_(&detail::operations_of<connection_traits<T>, T>)
+	{
+		if (connection == nullptr)
+			throw std::invalid_argument("there is no connection");
+	}
+
+	/// By an interface that is named, whatever the traits of the type. See `through()`.
+	template <typename Traits, typename T>
+	requires connection_interface<Traits, T>
+	[[nodiscard]] static connection_ref
+	with(T &connection) noexcept
+	{
+		return {&connection, &detail::operations_of<Traits, T>};
+	}
+
+	/// Runs a command as it is. See `connection_traits` for these.
+	reply
+	execute(const char *text, parameters values = {}) const
+	{
+		return operations_->execute(connection_, text, values);
+	}
+
+	[[nodiscard]] transaction_status
+	status() const noexcept
+	{
+		return operations_->status(connection_);
+	}
+
+	void
+	rollback() const
+	{
+		operations_->rollback(connection_);
+	}
+
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return operations_->lost(connection_);
+	}
+
+	[[nodiscard]] scope
+	default_scope() const noexcept
+	{
+		return operations_->default_scope(connection_);
+	}
+
+	[[nodiscard]] bool
+	can_prepare() const noexcept
+	{
+		return operations_->prepare != nullptr;
+	}
+
+	void
+	prepare(const char *name, const char *text) const
+	{
+		operations_->prepare(connection_, name, text);
+	}
+
+	reply
+	execute_prepared(const char *name, parameters values) const
+	{
+		return operations_->execute_prepared(connection_, name, values);
+	}
+
+	[[nodiscard]] std::shared_ptr<detail::session>
+	session() const
+	{
+		return operations_->session_of(connection_);
+	}
+
+  private:
+	connection_ref(void *connection, const detail::operations *operations) noexcept
+		: connection_(connection), operations_(operations)
+	{
+	}
+
+	void *connection_;
+	const detail::operations *operations_;
+};
+
+/// Names the interface to a connection, where it is not to be that of its type:
+/// `pglock::guard guard(pglock::through<my_traits>(connection), "key");`
+template <typename Traits, typename T>
+requires connection_interface<Traits, T>
+[[nodiscard]] connection_ref
+through(T &connection) noexcept
+{
+	return connection_ref::with<Traits>(connection);
+}
+} // namespace pglock

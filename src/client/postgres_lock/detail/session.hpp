@@ -1,0 +1,109 @@
+// session.hpp: what is remembered of a session as long as its connection lives.
+#pragma once
+
+#include <bitset>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+namespace pglock
+{
+namespace detail
+{
+class hold;
+
+/// Belongs to the thread that its connection belongs to.
+struct session
+{
+	/// False: it has ended, and its locks with it. Its connection must not be touched.
+	bool alive = true;
+
+	/// Which statements the server has been given to prepare, by their index.
+	std::bitset<8> prepared;
+
+	/// How often a prepared statement was not what it should be.
+	unsigned troubles = 0;
+
+	/// What our objects hold, by the text of the key, which is the hold's own.
+	std::unordered_multimap<std::string_view, hold *> holds;
+};
+
+/// The sessions of connections that have no `session_memory`. One that no lock object uses is only
+/// kept for what it has prepared, and goes when the table has doubled.
+class session_table
+{
+  public:
+	std::shared_ptr<session>
+	find(const void *address)
+	{
+		std::lock_guard guard(mutex_);
+		auto found = sessions_.find(address);
+
+		if (found != sessions_.end())
+			return found->second;
+		if (sessions_.size() >= limit_)
+		{
+			std::erase_if(sessions_,
+						  [](const auto &entry) { return entry.second.use_count() == 1; });
+			limit_ = smallest_limit + 2 * sessions_.size();
+		}
+		return sessions_.emplace(address, std::make_shared<session>()).first->second;
+	}
+
+	[[nodiscard]] std::size_t
+	size()
+	{
+		std::lock_guard guard(mutex_);
+
+		return sessions_.size();
+	}
+
+  private:
+	static constexpr std::size_t smallest_limit = 64;
+
+	std::mutex mutex_;
+	std::unordered_map<const void *, std::shared_ptr<session>> sessions_;
+	std::size_t limit_ = smallest_limit;
+};
+
+inline session_table sessions;
+} // namespace detail
+
+/// What locks remember of one session: a member for connection types of your own. When it goes,
+/// lock objects that are still there know that they hold nothing, and leave the connection alone.
+class session_memory
+{
+  public:
+	session_memory() = default;
+	session_memory(const session_memory &) = delete;
+	session_memory &operator=(const session_memory &) = delete;
+
+	~session_memory()
+	{
+		session_->alive = false;
+	}
+
+	/// The connection has got a new session.
+	void
+	renew()
+	{
+		auto next = std::make_shared<detail::session>();
+
+		session_->alive = false;
+		session_ = std::move(next);
+	}
+
+	/// For the library itself.
+	[[nodiscard]] const std::shared_ptr<detail::session> &
+	session() const noexcept
+	{
+		return session_;
+	}
+
+  private:
+	std::shared_ptr<detail::session> session_ = std::make_shared<detail::session>();
+};
+} // namespace pglock

@@ -1,0 +1,62 @@
+// timed.hpp: waiting for any duration, and until any time of any clock.
+#pragma once
+
+#include <chrono>
+
+#include "hold.hpp"
+
+namespace pglock::detail
+{
+/// Wide enough for the difference of any two times.
+using wide_milliseconds = std::chrono::duration<long double, std::milli>;
+
+/// The timeout to ask for: rounded up, so that no wait ends early.
+[[nodiscard]] inline milliseconds
+timeout_of(wide_milliseconds left)
+{
+	if (!(left > wide_milliseconds::zero()))
+		return milliseconds::zero();
+	if (left >= wide_milliseconds(longest_wait))
+		return longest_wait;
+	return std::chrono::ceil<milliseconds>(left);
+}
+
+/// Takes one level, and waits as long as there is time left. Clocks may be set, and differ from
+/// that of the server, so the clock has the last word.
+template <typename Left>
+[[nodiscard]] bool
+take_while(hold &wanted, Left left)
+{
+	wide_milliseconds time = left();
+
+	do
+	{
+		if (wanted.take(timeout_of(time)))
+			return true;
+		time = left();
+	} while (time > wide_milliseconds::zero());
+	return false;
+}
+
+template <typename Rep, typename Period>
+[[nodiscard]] bool
+take_for(hold &wanted, const std::chrono::duration<Rep, Period> &time)
+{
+	auto start = std::chrono::steady_clock::now();
+
+	return take_while(wanted, [&] {
+		return wide_milliseconds(time) -
+			   wide_milliseconds(std::chrono::steady_clock::now() - start);
+	});
+}
+
+template <typename Clock, typename Duration>
+[[nodiscard]] bool
+take_until(hold &wanted, const std::chrono::time_point<Clock, Duration> &time)
+{
+	return take_while(wanted, [&] {
+		return wide_milliseconds(time.time_since_epoch()) -
+			   wide_milliseconds(Clock::now().time_since_epoch());
+	});
+}
+} // namespace pglock::detail

@@ -1,0 +1,411 @@
+// lock.hpp: locks by name. `lock` is the classical object, `guard` releases by itself, and `mutex`
+// and `shared_mutex` work with what the standard library has for mutexes.
+//
+// They exclude sessions, not threads: a connection, and all locks on it, belong to one thread at a
+// time. Connections have to outlive the locks on them.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <exception>
+#include <initializer_list>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "connection.hpp"
+#include "detail/hold.hpp"
+#include "detail/timed.hpp"
+#include "error.hpp"
+#include "key.hpp"
+#include "options.hpp"
+
+namespace pglock
+{
+/// A lock that is taken and released by hand. It neither copies nor moves.
+///
+/// All functions that ask the server may throw `error`: `connection_lost`, `deadlock_error`, or
+/// the plain one for what else the server says (57014 after a cancel or `statement_timeout`, 55P03
+/// after `lock_timeout`, 25P02 in a transaction that has failed, ...). After an acquire that threw,
+/// nothing new is held.
+class lock
+{
+  public:
+	/// Takes nothing yet. Throws `std::bad_alloc` only.
+	lock(connection_ref connection, pglock::key key, const options &options = {})
+		: hold_(connection, {std::move(key)}, options), timeout_(options.timeout)
+	{
+	}
+
+	/// Releases what is held, as the last resort: failures go to the handler, see
+	/// `set_release_failure_handler`.
+	~lock() = default;
+
+	/// Takes the lock, and waits as long as the options say. True: it is held. False: the timeout
+	/// passed. An exclusive lock that is held already throws `acquire_error`; a shared one is taken
+	/// once more, and needs a release more. Where another object holds it on this connection, and
+	/// one of them is exclusive, it throws `std::system_error` (`resource_deadlock_would_occur`).
+	[[nodiscard]] bool
+	acquire()
+	{
+		return take(timeout_);
+	}
+
+	/// The same, but waits that long: at most 2147483647 ms, and not at all for 0 and less.
+	[[nodiscard]] bool
+	acquire(std::chrono::milliseconds timeout)
+	{
+		return take(timeout);
+	}
+
+	/// The same, but does not wait.
+	[[nodiscard]] bool
+	try_acquire()
+	{
+		return take(std::chrono::milliseconds::zero());
+	}
+
+	/// Gives one level back. True: it was held, and is given back. False: nothing was held, or it
+	/// is held at transaction scope; then the object forgets it, and the transaction keeps it.
+	/// Throws `not_held_error` if the server does not know of the hold; after other errors than
+	/// this and `connection_lost` the lock is still held. Release after COMMIT: before, the next
+	/// holder does not see what you wrote.
+	bool
+	release()
+	{
+		return hold_.give_back();
+	}
+
+	/// For a `catch`: rolls back the transaction that is open on the connection, if
+	/// `rollback_on_error` says so, and releases all levels. True: there were some at session
+	/// scope. Throws as `release()` does.
+	bool
+	handle_error()
+	{
+		return hold_.handle_error();
+	}
+
+	/// Does this object hold the lock, as far as that can be known without a round trip? What
+	/// somebody did behind its back it does not know.
+	[[nodiscard]] bool
+	locked() const noexcept
+	{
+		return hold_.depth() > 0;
+	}
+
+	/// How many times this object holds the lock; likewise.
+	[[nodiscard]] unsigned
+	depth() const noexcept
+	{
+		return hold_.depth();
+	}
+
+	/// The fencing token of the session's exclusive hold, from the server: greater than that of
+	/// every earlier holder, and the same until the hold ends. Throws `error` with 55000 if there
+	/// is no exclusive hold.
+	[[nodiscard]] std::int64_t
+	token()
+	{
+		return hold_.number("SELECT pglock.token($1::text)", key());
+	}
+
+	[[nodiscard]] const pglock::key &
+	key() const noexcept
+	{
+		return hold_.keys().front();
+	}
+
+	/// The advisory lock id of the key, from the server, which knows its encoding.
+	[[nodiscard]] std::int64_t
+	lock_id()
+	{
+		return hold_.number("SELECT pglock.lock_id($1::text)", key());
+	}
+
+	/// Is the connection known to be dead, and the lock with it? Looks at the socket, and sends
+	/// nothing. False is no promise: the network may have failed without a word.
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return hold_.lost();
+	}
+
+  private:
+	[[nodiscard]] bool
+	take(const detail::wait_time &time)
+	{
+		if (!hold_.shared() && hold_.checked_depth() > 0)
+			throw acquire_error("lock \"" + key().text() + "\" is held by this object");
+		return hold_.take(time);
+	}
+
+	detail::hold hold_;
+	detail::wait_time timeout_;
+};
+
+/// Holds a lock, or several, as long as it lives. It moves, and does not copy.
+///
+/// At its end it gives them back. If an exception ends it, it first rolls back the transaction that
+/// is open on the connection, so that the next holder does not meet half of its work, and then
+/// releases (see `options::rollback_on_error`); a transaction that an error of the server has ended
+/// is always rolled back, unless that option is off. What fails then goes to the handler, see
+/// `set_release_failure_handler`.
+///
+/// At transaction scope the lock is not given back but ends with the transaction.
+class [[nodiscard]] guard
+{
+  public:
+	/// Takes the lock and waits as long as the options say. Throws `timeout_error` if the time
+	/// passes, and what `lock::acquire()` throws.
+	guard(connection_ref connection, key key, const options &options = {})
+		: guard(connection, std::vector<pglock::key>{std::move(key)}, options)
+	{
+	}
+
+	/// Takes all the locks or none, in one order everywhere, so that callers that hold nothing else
+	/// can't deadlock on each other. A key that is there twice counts once; one timeout for all.
+	/// Unlike the wait for one lock outside a transaction block, this wait keeps a snapshot. Throws
+	/// `std::invalid_argument` if there are no keys.
+	guard(connection_ref connection, std::initializer_list<key> keys, const options &options = {})
+		: guard(connection, std::vector<key>(keys), options)
+	{
+	}
+
+	/// The same.
+	guard(connection_ref connection, std::vector<key> keys, const options &options = {})
+		: hold_(std::make_unique<detail::hold>(connection, std::move(keys), options))
+	{
+		if (!hold_->take(options.timeout))
+			throw timeout_error("could not acquire lock \"" + hold_->keys().front().text() +
+									"\" in time",
+								"55P03");
+	}
+
+	guard(guard &&) noexcept = default;
+
+	/// First gives back what it holds itself, as its end would.
+	guard &
+	operator=(guard &&other) noexcept
+	{
+		if (this != &other)
+		{
+			end();
+			hold_ = std::move(other.hold_);
+			exceptions_ = other.exceptions_;
+		}
+		return *this;
+	}
+
+	guard(const guard &) = delete;
+	guard &operator=(const guard &) = delete;
+
+	~guard()
+	{
+		end();
+	}
+
+	/// Gives the locks back before the end. Harmless if they are not held any more. Throws as
+	/// `lock::release()` does.
+	void
+	unlock()
+	{
+		if (hold_)
+			hold_->give_back();
+	}
+
+	/// See `lock::locked()`.
+	[[nodiscard]] bool
+	locked() const noexcept
+	{
+		return hold_ && hold_->depth() > 0;
+	}
+
+	/// See `lock::token()`; with several keys, that of the first in their order as text.
+	[[nodiscard]] std::int64_t
+	token()
+	{
+		return token(held().keys().front());
+	}
+
+	/// The fencing token of one of the keys.
+	[[nodiscard]] std::int64_t
+	token(const key &key)
+	{
+		return held().number("SELECT pglock.token($1::text)", key);
+	}
+
+	/// See `lock::lost()`.
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return hold_ && hold_->lost();
+	}
+
+  private:
+	[[nodiscard]] detail::hold &
+	held()
+	{
+		if (!hold_)
+			throw std::logic_error("the guard has been moved from");
+		return *hold_;
+	}
+
+	void
+	end() noexcept
+	{
+		if (hold_)
+			hold_->end(std::uncaught_exceptions() > exceptions_);
+	}
+
+	std::unique_ptr<detail::hold> hold_;
+	int exceptions_ = std::uncaught_exceptions();
+};
+
+/// A mutex with a name, shared by all sessions of a database. Meets the standard's requirements
+/// BasicLockable, Lockable and TimedLockable, so `std::lock_guard`, `std::unique_lock` and
+/// `std::scoped_lock(a, b)` work.
+///
+/// A second lock of the same mutex, or of the same key on the same connection by another object,
+/// throws `std::system_error` with `resource_deadlock_would_occur`: the server would grant it, and
+/// nobody would be excluded. What else the server says is thrown as `error`. If a function throws,
+/// nothing new is held.
+///
+/// The standard's guards don't roll back transactions. `unlock()` rolls back only one that an
+/// error has ended (see `options::rollback_on_error`), since the release could not be sent
+/// otherwise.
+class mutex
+{
+  public:
+	/// Takes nothing yet. Throws `std::invalid_argument` for shared options.
+	mutex(connection_ref connection, key key, const options &options = {})
+		: hold_(connection, {std::move(key)}, options), timeout_(options.timeout)
+	{
+		if (options.shared)
+			throw std::invalid_argument("a mutex is not shared: that is a shared_mutex");
+	}
+
+	/// Waits for the lock; if the options have a timeout, throws `timeout_error` when it passes.
+	void
+	lock()
+	{
+		if (!checked().take(timeout_))
+			throw timeout_error("could not acquire lock \"" + hold_.keys().front().text() +
+									"\" in time",
+								"55P03");
+	}
+
+	/// Does not wait. False: somebody else holds it.
+	[[nodiscard]] bool
+	try_lock()
+	{
+		return checked().take(std::chrono::milliseconds::zero());
+	}
+
+	/// Waits for that long. False: the time passed.
+	template <typename Rep, typename Period>
+	[[nodiscard]] bool
+	try_lock_for(const std::chrono::duration<Rep, Period> &time)
+	{
+		return detail::take_for(checked(), time);
+	}
+
+	/// Waits until that time of any clock. False: it passed.
+	template <typename Clock, typename Duration>
+	[[nodiscard]] bool
+	try_lock_until(const std::chrono::time_point<Clock, Duration> &time)
+	{
+		return detail::take_until(checked(), time);
+	}
+
+	/// Gives the lock back. What fails goes to the handler, see `set_release_failure_handler`.
+	void
+	unlock() noexcept
+	{
+		hold_.end(false);
+	}
+
+	/// See `lock::lost()`.
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return hold_.lost();
+	}
+
+  private:
+	[[nodiscard]] detail::hold &
+	checked()
+	{
+		if (hold_.checked_depth() > 0)
+			detail::throw_would_deadlock(hold_.keys().front());
+		return hold_;
+	}
+
+	detail::hold hold_;
+	detail::wait_time timeout_;
+};
+
+/// A `mutex` that many sessions can hold shared. Meets SharedLockable and SharedTimedLockable, too,
+/// so `std::shared_lock` works. Shared locks count: each needs its unlock.
+class shared_mutex : public mutex
+{
+  public:
+	/// See `mutex`. Options are the same for both modes.
+	shared_mutex(connection_ref connection, const key &key, const options &options = {})
+		: mutex(connection, key, options), shared_(connection, {key}, with_shared(options)),
+		  timeout_(options.timeout)
+	{
+	}
+
+	/// As `lock()`, shared.
+	void
+	lock_shared()
+	{
+		if (!shared_.take(timeout_))
+			throw timeout_error("could not acquire lock \"" + shared_.keys().front().text() +
+									"\" in time",
+								"55P03");
+	}
+
+	/// As `try_lock()`, shared.
+	[[nodiscard]] bool
+	try_lock_shared()
+	{
+		return shared_.take(std::chrono::milliseconds::zero());
+	}
+
+	/// As `try_lock_for()`, shared.
+	template <typename Rep, typename Period>
+	[[nodiscard]] bool
+	try_lock_shared_for(const std::chrono::duration<Rep, Period> &time)
+	{
+		return detail::take_for(shared_, time);
+	}
+
+	/// As `try_lock_until()`, shared.
+	template <typename Clock, typename Duration>
+	[[nodiscard]] bool
+	try_lock_shared_until(const std::chrono::time_point<Clock, Duration> &time)
+	{
+		return detail::take_until(shared_, time);
+	}
+
+	/// As `unlock()`, one shared level.
+	void
+	unlock_shared() noexcept
+	{
+		shared_.end_level();
+	}
+
+  private:
+	[[nodiscard]] static options
+	with_shared(options options) noexcept
+	{
+		options.shared = true;
+		return options;
+	}
+
+	detail::hold shared_;
+	detail::wait_time timeout_;
+};
+} // namespace pglock

@@ -1,0 +1,143 @@
+// How the interface to a connection is found, and named.
+#include <memory>
+
+#include <gtest/gtest.h>
+#include <postgres_lock/lock.hpp>
+
+#include "fake.hpp"
+
+namespace
+{
+/// Nobody has told the library of it.
+struct stranger : fake::connection
+{
+};
+
+/// Two objects of one session.
+struct part
+{
+	fake::connection *session;
+};
+
+struct part_traits
+{
+	static pglock::reply
+	execute(part &to, const char *text, pglock::parameters values)
+	{
+		return to.session->run(text, values);
+	}
+
+	static pglock::transaction_status
+	status(part &) noexcept
+	{
+		return pglock::transaction_status::open;
+	}
+
+	static void
+	rollback(part &of)
+	{
+		(void)of.session->run("a rollback of its own");
+	}
+
+	static const void *
+	session(part &of) noexcept
+	{
+		return of.session;
+	}
+
+	static pglock::scope
+	default_scope(part &) noexcept
+	{
+		return pglock::scope::transaction;
+	}
+};
+} // namespace
+
+static_assert(std::is_convertible_v<fake::connection &, pglock::connection_ref>);
+static_assert(std::is_convertible_v<fake::connection *, pglock::connection_ref>);
+static_assert(!std::is_convertible_v<int &, pglock::connection_ref>);
+static_assert(!std::is_convertible_v<stranger &, pglock::connection_ref>);
+static_assert(!std::is_convertible_v<const fake::connection &, pglock::connection_ref>);
+
+TEST(Connection, IsFoundByItsType)
+{
+	auto connection = std::make_unique<fake::connection>();
+
+	{
+		pglock::guard by_reference(*connection, "a");
+		pglock::guard by_pointer(connection.get(), "b");
+	}
+	EXPECT_EQ(connection->asked().size(), 4u);
+	connection.reset();
+	EXPECT_THROW(pglock::connection_ref(connection.get()), std::invalid_argument);
+}
+
+TEST(Connection, IsNamed)
+{
+	stranger connection;
+
+	{
+		pglock::guard guard(pglock::through<fake::plain_traits>(connection), "a");
+
+		EXPECT_TRUE(guard.locked());
+		EXPECT_FALSE(guard.lost()) << "it does not say";
+		connection.asked();
+	}
+	EXPECT_EQ(connection.asked().size(), 1u);
+}
+
+TEST(Connection, SeveralObjectsMayHaveOneSession)
+{
+	fake::connection session;
+	part one{&session};
+	part two{&session};
+	pglock::lock here(pglock::through<part_traits>(one), "a");
+	pglock::lock there(pglock::through<part_traits>(two), "a");
+
+	EXPECT_TRUE(here.acquire());
+	EXPECT_THROW((void)there.acquire(), std::system_error);
+}
+
+TEST(Connection, HasItsOwnScopeAndRollback)
+{
+	fake::connection session;
+	part one{&session};
+	pglock::lock lock(pglock::through<part_traits>(one), "a");
+
+	EXPECT_TRUE(lock.acquire());
+	lock.handle_error();
+
+	auto asked = session.asked();
+
+	ASSERT_EQ(asked.size(), 2u);
+	EXPECT_NE(asked[0].find("|transaction"), std::string::npos);
+	EXPECT_EQ(asked[1], "a rollback of its own");
+}
+
+TEST(Connection, LocksMayOutliveItsMemory)
+{
+	auto connection = std::make_unique<fake::connection>();
+	pglock::lock lock(*connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	connection.reset();
+	EXPECT_TRUE(lock.lost());
+	EXPECT_FALSE(lock.locked());
+	EXPECT_THROW(lock.release(), pglock::connection_lost);
+	EXPECT_FALSE(lock.release());
+}
+
+TEST(Connection, TheTableOfSessionsForgetsThoseThatNobodyUses)
+{
+	pglock::detail::session_table table;
+	std::vector<char> addresses(1000);
+	auto used = table.find(&addresses[0]);
+
+	used->troubles = 7;
+	for (const char &address : addresses)
+		(void)table.find(&address);
+	EXPECT_EQ(table.find(&addresses[0]), used);
+	(void)table.find(&addresses[999]);
+	EXPECT_EQ(table.find(&addresses[1]).use_count(), 2);
+	EXPECT_LT(table.size(), 500u);
+}

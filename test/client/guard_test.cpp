@@ -1,0 +1,283 @@
+// What a guard does at its end: after success, after errors, in which order.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <postgres_lock/lock.hpp>
+
+#include "fake.hpp"
+#include "handler.hpp"
+
+using namespace std::chrono_literals;
+using pglock::guard;
+using pglock::transaction_status;
+using texts = std::vector<std::string>;
+
+static_assert(!std::is_copy_constructible_v<guard> && !std::is_copy_assignable_v<guard>);
+static_assert(std::is_nothrow_move_constructible_v<guard>);
+static_assert(std::is_nothrow_move_assignable_v<guard>);
+static_assert(std::is_nothrow_destructible_v<guard>);
+
+namespace
+{
+const std::string release = "SELECT pglock.release($1::text, $2::boolean)";
+
+class Guard : public testing::Test
+{
+  protected:
+	fake::connection connection;
+	failures heard;
+
+	/// Ends a guard by an exception while the connection is in that state.
+	texts
+	fail_under_guard(transaction_status status, const pglock::options &options = {})
+	{
+		try
+		{
+			guard guard(connection, "a", options);
+
+			connection.asked();
+			connection.status = status;
+			throw std::runtime_error("work has failed");
+		}
+		catch (const std::runtime_error &)
+		{
+		}
+		return connection.asked();
+	}
+};
+} // namespace
+
+TEST_F(Guard, ReleasesAtItsEnd)
+{
+	{
+		guard guard(connection, "a", {.timeout = 5s});
+
+		EXPECT_TRUE(guard.locked());
+		connection.asked();
+	}
+	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+}
+
+TEST_F(Guard, ThrowsWhenTheTimePasses)
+{
+	connection.fail("55P03", "could not acquire lock \"a\" in time");
+	try
+	{
+		guard guard(connection, "a", {.timeout = 5s});
+		FAIL();
+	}
+	catch (const pglock::timeout_error &error)
+	{
+		EXPECT_EQ(error.sqlstate(), "55P03");
+		EXPECT_STREQ(error.what(), "could not acquire lock \"a\" in time");
+	}
+	EXPECT_EQ(connection.asked().size(), 1u) << "nothing to release";
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_F(Guard, UnlocksOnce)
+{
+	guard guard(connection, "a");
+
+	connection.asked();
+	guard.unlock();
+	EXPECT_FALSE(guard.locked());
+	guard.unlock();
+	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+}
+
+TEST_F(Guard, Moves)
+{
+	std::optional<guard> outer;
+	{
+		guard inner(connection, "a");
+
+		outer.emplace(std::move(inner));
+		EXPECT_FALSE(inner.locked());
+		EXPECT_THROW((void)inner.token(), std::logic_error);
+		inner.unlock();
+		connection.asked();
+	}
+	EXPECT_TRUE(connection.asked().empty());
+	EXPECT_TRUE(outer->locked());
+	*outer = guard(connection, "b");
+	EXPECT_EQ(connection.asked()[1], release + "|a|f") << "gives back what it held";
+	outer.reset();
+	EXPECT_EQ(connection.asked(), texts{release + "|b|f"});
+}
+
+TEST_F(Guard, RollsBackBeforeItReleasesAfterAnException)
+{
+	EXPECT_EQ(fail_under_guard(transaction_status::open), (texts{"ROLLBACK", release + "|a|f"}));
+}
+
+TEST_F(Guard, LeavesNoTransactionWhereThereIsNone)
+{
+	EXPECT_EQ(fail_under_guard(transaction_status::idle), texts{release + "|a|f"});
+}
+
+TEST_F(Guard, RollsBackAFailedTransaction)
+{
+	EXPECT_EQ(fail_under_guard(transaction_status::failed), (texts{"ROLLBACK", release + "|a|f"}));
+	{
+		guard guard(connection, "a");
+
+		connection.asked();
+		connection.status = transaction_status::failed;
+	}
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|f"})) << "without exception";
+}
+
+TEST_F(Guard, LeavesAnOpenTransactionAloneAfterSuccess)
+{
+	{
+		guard guard(connection, "a");
+
+		connection.asked();
+		connection.status = transaction_status::open;
+	}
+	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+}
+
+TEST_F(Guard, LeavesTheTransactionAloneIfTold)
+{
+	EXPECT_EQ(fail_under_guard(transaction_status::open, {.rollback_on_error = false}),
+			  texts{release + "|a|f"});
+}
+
+TEST_F(Guard, AfterUnlockTheTransactionIsNotItsBusiness)
+{
+	try
+	{
+		guard guard(connection, "a");
+
+		guard.unlock();
+		connection.asked();
+		connection.status = transaction_status::open;
+		throw 1;
+	}
+	catch (int)
+	{
+	}
+	EXPECT_TRUE(connection.asked().empty());
+}
+
+TEST_F(Guard, ExceptionsOutsideAreNotItsOwn)
+{
+	struct cleaner
+	{
+		fake::connection &connection;
+
+		~cleaner()
+		{
+			guard guard(connection, "a");
+
+			connection.asked();
+			connection.status = transaction_status::open;
+		}
+	};
+
+	try
+	{
+		cleaner cleaner{connection};
+
+		throw 1;
+	}
+	catch (int)
+	{
+	}
+	EXPECT_EQ(connection.asked(), texts{release + "|a|f"}) << "it was made during the exception";
+}
+
+TEST_F(Guard, AnExceptionInsideAnotherIsItsOwn)
+{
+	struct cleaner
+	{
+		fake::connection &connection;
+
+		~cleaner()
+		{
+			try
+			{
+				guard guard(connection, "a");
+
+				connection.asked();
+				connection.status = transaction_status::open;
+				throw 2;
+			}
+			catch (int)
+			{
+			}
+		}
+	};
+
+	try
+	{
+		cleaner cleaner{connection};
+
+		throw 1;
+	}
+	catch (int)
+	{
+	}
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|f"}));
+}
+
+TEST_F(Guard, WhatFailsAtTheEndGoesToTheHandler)
+{
+	{
+		guard guard(connection, "a");
+
+		connection.fail("57014", "canceled");
+	}
+	EXPECT_EQ(heard.all(), texts{"a: canceled"});
+	{
+		guard guard(connection, "b");
+
+		connection.answer("f");
+	}
+	EXPECT_EQ(heard.all().back(), "b: lock \"b\" was not held: somebody released it");
+	EXPECT_TRUE(connection.memory.session()->holds.empty());
+}
+
+TEST_F(Guard, WithoutRollbackAFailedTransactionKeepsTheLock)
+{
+	connection.answer("t");
+	connection.fail("25P02", "current transaction is aborted");
+	EXPECT_EQ(fail_under_guard(transaction_status::failed, {.rollback_on_error = false}),
+			  texts{release + "|a|f"});
+	EXPECT_EQ(heard.all(), texts{"a: current transaction is aborted"});
+}
+
+TEST_F(Guard, HoldsSeveral)
+{
+	{
+		guard guard(connection, {"b", "a\"\\{,}", 7, "b", ""}, {.shared = true, .timeout = 1s});
+
+		EXPECT_EQ(connection.asked(),
+				  texts{"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, "
+						"$4::text)|{\"\",\"7\",\"a\\\"\\\\{,}\",\"b\"}|1000 ms|t|session"});
+		EXPECT_THROW(pglock::guard(connection, "b"), std::system_error);
+	}
+	EXPECT_EQ(connection.asked(),
+			  texts{"SELECT pg_catalog.bool_and(pglock.release(key, $2::boolean)) FROM "
+					"pg_catalog.unnest($1::text[]) AS key|{\"\",\"7\",\"a\\\"\\\\{,}\",\"b\"}|t"});
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_F(Guard, SeveralMayBeOne)
+{
+	guard guard(connection, {"a", "a"});
+
+	EXPECT_EQ(connection.asked()[0].substr(0, 4), "CALL");
+	EXPECT_THROW(pglock::guard(connection, std::vector<pglock::key>()), std::invalid_argument);
+}
+
+TEST_F(Guard, NoneOfSeveralIsHeldAfterATimeout)
+{
+	connection.answer("f");
+	EXPECT_THROW(guard(connection, {"a", "b"}, {.timeout = 0s}), pglock::timeout_error);
+	EXPECT_NO_THROW(guard(connection, "b"));
+}

@@ -1,0 +1,377 @@
+// What a lock object says to the server, and what it makes of the answers.
+#include <string>
+#include <system_error>
+#include <type_traits>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <postgres_lock/lock.hpp>
+
+#include "fake.hpp"
+#include "handler.hpp"
+
+using namespace std::chrono_literals;
+using pglock::lock;
+using pglock::transaction_status;
+using texts = std::vector<std::string>;
+
+static_assert(!std::is_copy_constructible_v<lock> && !std::is_move_constructible_v<lock>);
+
+namespace
+{
+const std::string call_lock = "CALL pglock.lock($1::text, $2::interval, $3::boolean)";
+const std::string acquire = "SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)";
+const std::string try_ = "SELECT pglock.try($1::text, $2::boolean, $3::text)";
+const std::string release = "SELECT pglock.release($1::text, $2::boolean)";
+const std::string held = "SELECT pglock.held($1::text)";
+
+class Lock : public testing::Test
+{
+  protected:
+	fake::connection connection;
+	failures heard;
+};
+} // namespace
+
+TEST_F(Lock, OutsideABlockItCallsLock)
+{
+	lock lock(connection, "a");
+
+	EXPECT_FALSE(lock.locked());
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.locked());
+	EXPECT_EQ(lock.depth(), 1u);
+	EXPECT_TRUE(lock.release());
+	EXPECT_FALSE(lock.locked());
+	EXPECT_EQ(connection.asked(), (texts{call_lock + "|a|NULL|f", release + "|a|f"}));
+}
+
+TEST_F(Lock, InABlockItAcquires)
+{
+	lock lock(connection, 42, {.shared = true});
+
+	connection.status = transaction_status::open;
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.release());
+	EXPECT_EQ(connection.asked(), (texts{acquire + "|42|NULL|t|session", release + "|42|t"}));
+}
+
+TEST_F(Lock, TimeoutsHaveAUnit)
+{
+	lock lock(connection, "a", {.timeout = 5s});
+
+	EXPECT_TRUE(lock.acquire());
+	lock.release();
+	EXPECT_TRUE(lock.acquire(10ms));
+	lock.release();
+	EXPECT_TRUE(lock.acquire(std::chrono::hours(1)));
+	lock.release();
+	EXPECT_EQ(connection.asked(),
+			  (texts{call_lock + "|a|5000 ms|f", release + "|a|f", call_lock + "|a|10 ms|f",
+					 release + "|a|f", call_lock + "|a|3600000 ms|f", release + "|a|f"}));
+}
+
+TEST_F(Lock, WithoutTimeItTries)
+{
+	lock lock(connection, "a", {.timeout = 0s});
+
+	connection.answer("f");
+	EXPECT_FALSE(lock.acquire());
+	EXPECT_FALSE(lock.locked());
+	connection.answer("f");
+	EXPECT_FALSE(lock.acquire(-1ms));
+	EXPECT_TRUE(lock.try_acquire());
+	EXPECT_EQ(connection.asked(),
+			  (texts{try_ + "|a|f|session", try_ + "|a|f|session", try_ + "|a|f|session"}));
+}
+
+TEST_F(Lock, ItsOwnTimeoutIsFalse)
+{
+	lock lock(connection, "a");
+
+	connection.fail("55P03", "could not acquire lock \"a\" in time");
+	EXPECT_FALSE(lock.acquire(1ms));
+	connection.fail("55P03", "ERROR:  could not acquire lock \"a\" in time\nCONTEXT: any");
+	EXPECT_FALSE(lock.acquire(1ms));
+	EXPECT_FALSE(lock.locked());
+	connection.status = transaction_status::open;
+	connection.answer("f");
+	EXPECT_FALSE(lock.acquire(1ms));
+}
+
+TEST_F(Lock, LockTimeoutOfTheSessionIsAnError)
+{
+	lock lock(connection, "could not acquire lock ");
+
+	connection.fail("55P03", "canceling statement due to lock timeout\n"
+							 "CONTEXT:  while acquiring lock \"could not acquire lock \"");
+	try
+	{
+		(void)lock.acquire(1s);
+		FAIL();
+	}
+	catch (const pglock::error &error)
+	{
+		EXPECT_EQ(error.sqlstate(), "55P03");
+		EXPECT_EQ(dynamic_cast<const pglock::timeout_error *>(&error), nullptr);
+	}
+	EXPECT_FALSE(lock.locked());
+}
+
+TEST_F(Lock, ExclusiveIsNotTakenTwice)
+{
+	lock lock(connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_THROW((void)lock.acquire(), pglock::acquire_error);
+	EXPECT_THROW((void)lock.try_acquire(), pglock::acquire_error);
+	EXPECT_EQ(lock.depth(), 1u);
+	EXPECT_TRUE(lock.release());
+	EXPECT_TRUE(lock.acquire());
+}
+
+TEST_F(Lock, SharedCounts)
+{
+	lock lock(connection, "a", {.shared = true});
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_EQ(lock.depth(), 2u);
+	connection.answer("f");
+	EXPECT_FALSE(lock.try_acquire());
+	EXPECT_EQ(lock.depth(), 2u);
+	EXPECT_TRUE(lock.release());
+	EXPECT_TRUE(lock.locked());
+	EXPECT_TRUE(lock.release());
+	EXPECT_FALSE(lock.locked());
+	EXPECT_FALSE(lock.release());
+}
+
+TEST_F(Lock, ReleaseOfWhatIsNotTakenAsksNobody)
+{
+	lock lock(connection, "a");
+
+	EXPECT_FALSE(lock.release());
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.release());
+	EXPECT_FALSE(lock.release());
+	EXPECT_EQ(connection.asked().size(), 2u);
+}
+
+TEST_F(Lock, NoHoldWhereOneWasBelievedIsAnError)
+{
+	lock lock(connection, "a", {.shared = true});
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.acquire());
+	connection.answer("f");
+	EXPECT_THROW(lock.release(), pglock::not_held_error);
+	EXPECT_FALSE(lock.locked());
+	EXPECT_FALSE(lock.release());
+}
+
+TEST_F(Lock, AReleaseThatFailsCanBeRepeated)
+{
+	lock lock(connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	connection.fail("57014");
+	EXPECT_THROW(lock.release(), pglock::error);
+	EXPECT_TRUE(lock.locked());
+	EXPECT_TRUE(lock.release());
+}
+
+TEST_F(Lock, AnAcquireThatFailsHoldsNothingAndCanBeRepeated)
+{
+	lock lock(connection, "a");
+
+	connection.fail("40P01");
+	EXPECT_THROW((void)lock.acquire(), pglock::deadlock_error);
+	EXPECT_FALSE(lock.locked());
+	EXPECT_TRUE(connection.memory.session()->holds.empty());
+	EXPECT_TRUE(lock.acquire());
+}
+
+TEST_F(Lock, TheSameKeyOfAnotherObjectWouldDeadlock)
+{
+	lock exclusive(connection, "a");
+	lock another(connection, "a");
+	lock shared(connection, "a", {.shared = true});
+	lock more(connection, "a", {.shared = true});
+	lock free(connection, "b");
+
+	EXPECT_TRUE(exclusive.acquire());
+	connection.asked();
+	for (lock *each : {&another, &shared})
+		try
+		{
+			(void)each->acquire();
+			FAIL();
+		}
+		catch (const std::system_error &error)
+		{
+			EXPECT_EQ(error.code(), std::errc::resource_deadlock_would_occur);
+		}
+	EXPECT_THROW((void)another.try_acquire(), std::system_error);
+	EXPECT_TRUE(connection.asked().empty()) << "nobody has to be asked";
+	EXPECT_TRUE(free.acquire());
+
+	exclusive.release();
+	EXPECT_TRUE(shared.acquire());
+	EXPECT_TRUE(more.acquire()) << "shared does not exclude shared";
+	EXPECT_THROW((void)exclusive.acquire(), std::system_error);
+}
+
+TEST_F(Lock, OtherConnectionsAreForTheServer)
+{
+	fake::connection elsewhere;
+	lock here(connection, "a");
+	lock there(elsewhere, "a");
+
+	EXPECT_TRUE(here.acquire());
+	EXPECT_TRUE(there.acquire());
+}
+
+TEST_F(Lock, TransactionScopeIsForgottenNotReleased)
+{
+	lock lock(connection, "a", {.scope = pglock::scope::transaction});
+
+	connection.status = transaction_status::open;
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.locked());
+	EXPECT_FALSE(lock.release());
+	EXPECT_FALSE(lock.locked());
+	EXPECT_EQ(connection.asked(), texts{acquire + "|a|NULL|f|transaction"});
+}
+
+TEST_F(Lock, TransactionScopeNeedsATransaction)
+{
+	lock lock(connection, "a", {.scope = pglock::scope::transaction});
+
+	try
+	{
+		(void)lock.acquire();
+		FAIL();
+	}
+	catch (const pglock::error &error)
+	{
+		EXPECT_EQ(error.sqlstate(), "25P01");
+	}
+	EXPECT_TRUE(connection.asked().empty());
+}
+
+TEST_F(Lock, TransactionScopeEndsWithTheTransaction)
+{
+	lock lock(connection, "a", {.scope = pglock::scope::transaction});
+	pglock::lock another(connection, "a", {.scope = pglock::scope::transaction});
+
+	connection.status = transaction_status::open;
+	EXPECT_TRUE(lock.acquire());
+	connection.status = transaction_status::idle;
+	EXPECT_FALSE(lock.locked());
+	connection.status = transaction_status::open;
+	connection.asked();
+	connection.answer("f"); // it is another transaction
+	EXPECT_TRUE(another.acquire());
+	EXPECT_EQ(connection.asked(), (texts{held + "|a", acquire + "|a|NULL|f|transaction"}));
+	EXPECT_FALSE(lock.locked());
+	EXPECT_THROW((void)lock.acquire(), std::system_error);
+}
+
+TEST_F(Lock, HandleErrorRollsBackAndReleases)
+{
+	lock lock(connection, "a", {.shared = true});
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.acquire());
+	connection.asked();
+	connection.status = transaction_status::failed;
+	EXPECT_TRUE(lock.handle_error());
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|t", release + "|a|t"}));
+	connection.status = transaction_status::open;
+	EXPECT_FALSE(lock.handle_error());
+	EXPECT_EQ(connection.asked(), texts{"ROLLBACK"});
+}
+
+TEST_F(Lock, HandleErrorMayLeaveTheTransactionAlone)
+{
+	lock lock(connection, "a", {.rollback_on_error = false});
+
+	EXPECT_TRUE(lock.acquire());
+	connection.asked();
+	connection.status = transaction_status::open;
+	EXPECT_TRUE(lock.handle_error());
+	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+}
+
+TEST_F(Lock, ADestructorReleasesAllLevels)
+{
+	{
+		lock lock(connection, "a", {.shared = true});
+
+		EXPECT_TRUE(lock.acquire());
+		EXPECT_TRUE(lock.acquire());
+		connection.asked();
+	}
+	EXPECT_EQ(connection.asked(), (texts{release + "|a|t", release + "|a|t"}));
+	EXPECT_TRUE(connection.memory.session()->holds.empty());
+}
+
+TEST_F(Lock, ALostConnectionHoldsNothing)
+{
+	lock lock(connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_FALSE(lock.lost());
+	connection.lost = true;
+	EXPECT_TRUE(lock.lost());
+	connection.fail("08006");
+	EXPECT_THROW(lock.release(), pglock::connection_lost);
+	EXPECT_FALSE(lock.locked());
+}
+
+TEST_F(Lock, ANewSessionHoldsNothing)
+{
+	lock stale(connection, "a");
+
+	EXPECT_TRUE(stale.acquire());
+	connection.memory.renew();
+	EXPECT_TRUE(stale.lost());
+	EXPECT_FALSE(stale.locked());
+	connection.asked();
+
+	lock fresh(connection, "a");
+
+	EXPECT_TRUE(fresh.acquire());
+	connection.asked();
+	EXPECT_THROW(stale.release(), pglock::connection_lost) << "what is held now is not its own";
+	EXPECT_THROW((void)stale.acquire(), pglock::connection_lost);
+	EXPECT_TRUE(connection.asked().empty());
+	EXPECT_TRUE(fresh.locked());
+}
+
+TEST_F(Lock, ABusyConnectionIsNotDisturbed)
+{
+	lock lock(connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	connection.asked();
+	connection.status = transaction_status::busy;
+	EXPECT_THROW(lock.release(), pglock::error);
+	EXPECT_TRUE(connection.asked().empty());
+	connection.status = transaction_status::idle;
+	EXPECT_TRUE(lock.release());
+}
+
+TEST_F(Lock, NumbersAreTheServers)
+{
+	lock lock(connection, "a");
+
+	EXPECT_EQ(lock.key(), pglock::key("a"));
+	connection.answer("142468548502040132");
+	EXPECT_EQ(lock.lock_id(), 142468548502040132);
+	connection.answer("1764000000000000");
+	EXPECT_EQ(lock.token(), 1764000000000000);
+	EXPECT_EQ(connection.asked(),
+			  (texts{"SELECT pglock.lock_id($1::text)|a", "SELECT pglock.token($1::text)|a"}));
+}
