@@ -259,7 +259,7 @@ TEST_F(Guard, HoldsSeveral)
 		EXPECT_EQ(connection.asked(),
 				  texts{"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, "
 						"$4::text)|{\"\",\"7\",\"a\\\"\\\\{,}\",\"b\"}|1000 ms|t|session"});
-		EXPECT_THROW(pglock::guard(connection, "b"), std::system_error);
+		EXPECT_THROW(pglock::guard another(connection, "b"), std::system_error);
 	}
 	EXPECT_EQ(connection.asked(),
 			  texts{"SELECT pg_catalog.bool_and(pglock.release(key, $2::boolean)) FROM "
@@ -272,12 +272,14 @@ TEST_F(Guard, SeveralMayBeOne)
 	guard guard(connection, {"a", "a"});
 
 	EXPECT_EQ(connection.asked()[0].substr(0, 4), "CALL");
-	EXPECT_THROW(pglock::guard(connection, std::vector<pglock::key>()), std::invalid_argument);
+	EXPECT_THROW(pglock::guard none(connection, std::vector<pglock::key>()), std::invalid_argument);
 }
 
 TEST_F(Guard, NoneOfSeveralIsHeldAfterATimeout)
 {
+	std::vector<pglock::key> both{"a", "b"};
+
 	connection.answer("f");
-	EXPECT_THROW(guard(connection, {"a", "b"}, {.timeout = 0s}), pglock::timeout_error);
-	EXPECT_NO_THROW(guard(connection, "b"));
+	EXPECT_THROW(guard late(connection, both, {.timeout = 0s}), pglock::timeout_error);
+	EXPECT_NO_THROW(guard free(connection, "b"));
 }

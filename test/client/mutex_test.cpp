@@ -24,7 +24,7 @@ struct odd_clock
 	using period = std::ratio<1, 3>;
 	using duration = std::chrono::duration<rep, period>;
 	using time_point = std::chrono::time_point<odd_clock>;
-	static constexpr bool is_steady = false;
+	[[maybe_unused]] static constexpr bool is_steady = false;
 
 	static time_point
 	now()

@@ -1,0 +1,235 @@
+// pqxx.hpp: locks over libpqxx. `pglock::guard guard(transaction, "key");` for a `pqxx::work` or
+// another transaction, `pglock::guard guard(connection, "key");` for a `pqxx::connection`.
+//
+// One adapter for libpqxx 6.4 to 8: it keeps to what they have in common. Commands are sent as text
+// with quoted values, in one round trip; libpqxx has no way to prepare that could be recovered.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <exception>
+#include <pqxx/pqxx>
+#include <string>
+#include <string_view>
+
+#include "connection.hpp"
+#include "detail/socket.hpp"
+#include "error.hpp"
+#include "lock.hpp"
+
+namespace pglock
+{
+namespace detail
+{
+#if PQXX_VERSION_MAJOR < 7
+using pqxx_connection = pqxx::connection_base;
+#else
+using pqxx_connection = pqxx::connection;
+#endif
+
+/// The text with values in place of `$1` to `$9`. There are no others in the library's statements.
+template <typename Transaction>
+[[nodiscard]] std::string
+with_values(Transaction &transaction, std::string_view text, parameters values)
+{
+	std::string made;
+
+	for (std::size_t i = 0; i < text.size(); i++)
+		if (text[i] != '$' || i + 1 == text.size() || text[i + 1] < '1' || text[i + 1] > '9')
+			made += text[i];
+		else
+		{
+			const char *value = values[static_cast<std::size_t>(text[++i] - '1')];
+
+			made += value != nullptr ? transaction.quote(std::string(value)) : "NULL";
+		}
+	return made;
+}
+
+template <typename Transaction>
+[[nodiscard]] reply
+run_in(Transaction &transaction, const char *text, parameters values)
+{
+	auto result = transaction.exec(with_values(transaction, text, values));
+
+	if (result.empty() || result.columns() == 0 || result[0][0].is_null())
+		return {};
+	return result[0][0].template as<std::string>();
+}
+
+[[nodiscard]] inline bool
+is_pqxx_lost(const pqxx_connection &connection) noexcept
+{
+	return !connection.is_open() || is_socket_closed(connection.sock());
+}
+
+/// Passes on what libpqxx throws as an error of ours.
+[[noreturn]] inline void
+rethrow_pqxx_error(const pqxx_connection &connection)
+{
+	try
+	{
+		throw;
+	}
+	// in 6 these two have no SQLSTATE, and none of them is a sql_error
+	catch (const pqxx::deadlock_detected &failure)
+	{
+		throw_error("40P01", failure.what());
+	}
+	catch (const pqxx::serialization_failure &failure)
+	{
+		throw_error("40001", failure.what());
+	}
+	catch (const pqxx::broken_connection &failure)
+	{
+		throw connection_lost(failure.what(), "08006");
+	}
+	catch (const pqxx::sql_error &failure)
+	{
+		throw_error(failure.sqlstate(), failure.what());
+	}
+	catch (const error &)
+	{
+		throw;
+	}
+	catch (const std::exception &failure)
+	{
+		if (is_pqxx_lost(connection))
+			throw connection_lost(failure.what());
+		throw error(failure.what());
+	}
+}
+
+/// Runs a command outside a transaction. libpqxx refuses if a transaction object is there.
+[[nodiscard]] inline reply
+run_alone(pqxx_connection &connection, const char *text, parameters values)
+{
+	pqxx::nontransaction transaction(connection);
+
+	return run_in(transaction, text, values);
+}
+} // namespace detail
+
+/// Locks over a connection of libpqxx, while it has no transaction object: for a lock within a
+/// transaction give that to the lock. Transactions roll back by themselves, so these locks never
+/// do. After libpqxx 6 has opened a broken connection anew, a release throws `not_held_error`.
+template <std::derived_from<detail::pqxx_connection> T> struct connection_traits<T>
+{
+	static reply
+	execute(T &connection, const char *text, parameters values)
+	{
+		try
+		{
+			return detail::run_alone(connection, text, values);
+		}
+		catch (...)
+		{
+			detail::rethrow_pqxx_error(connection);
+		}
+	}
+
+	static transaction_status
+	status(T &) noexcept
+	{
+		return transaction_status::idle;
+	}
+
+	static void
+	rollback(T &)
+	{
+	}
+
+	static bool
+	lost(T &connection) noexcept
+	{
+		return detail::is_pqxx_lost(connection);
+	}
+
+	static const void *
+	session(T &connection) noexcept
+	{
+		return static_cast<detail::pqxx_connection *>(&connection);
+	}
+};
+
+/// Locks over a transaction object of libpqxx, which has to outlive them. Their scope is that of
+/// the transaction if not told otherwise; for a `pqxx::nontransaction` it is the session. A
+/// rollback is the object's own `abort()`. A lock at session scope may be released after `commit()`
+/// and `abort()`, as it should be, while the object is still there and no other is.
+template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<T>
+{
+	static reply
+	execute(T &transaction, const char *text, parameters values)
+	{
+		try
+		{
+			// first, as who asks does not tell whether the transaction has ended
+			try
+			{
+				return detail::run_in(as_base(transaction), text, values);
+			}
+			catch (const pqxx::usage_error &)
+			{
+				return detail::run_alone(as_base(transaction).conn(), text, values);
+			}
+		}
+		catch (...)
+		{
+			detail::rethrow_pqxx_error(as_base(transaction).conn());
+		}
+	}
+
+	static transaction_status
+	status(T &transaction) noexcept
+	{
+		return is_block(transaction) ? transaction_status::open : transaction_status::idle;
+	}
+
+	static void
+	rollback(T &transaction)
+	{
+		try
+		{
+			as_base(transaction).abort();
+		}
+		catch (const pqxx::usage_error &) // it is over
+		{
+		}
+		catch (...)
+		{
+			detail::rethrow_pqxx_error(as_base(transaction).conn());
+		}
+	}
+
+	static bool
+	lost(T &transaction) noexcept
+	{
+		return detail::is_pqxx_lost(as_base(transaction).conn());
+	}
+
+	static scope
+	default_scope(T &transaction) noexcept
+	{
+		return is_block(transaction) ? scope::transaction : scope::session;
+	}
+
+	static const void *
+	session(T &transaction) noexcept
+	{
+		return &as_base(transaction).conn();
+	}
+
+  private:
+	static pqxx::transaction_base &
+	as_base(T &transaction) noexcept
+	{
+		return transaction;
+	}
+
+	static bool
+	is_block(T &transaction) noexcept
+	{
+		return dynamic_cast<pqxx::nontransaction *>(&as_base(transaction)) == nullptr;
+	}
+};
+} // namespace pglock

@@ -1,0 +1,228 @@
+// What is particular to libpq: round trips, prepared statements, reset, pipelines.
+#include <cstdio>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+
+#include "handler.hpp"
+#include "server.hpp"
+
+using namespace std::chrono_literals;
+using server::libpq_session;
+
+namespace
+{
+class Libpq : public testing::Test
+{
+  protected:
+	libpq_session session;
+	failures heard;
+
+	/// How often something waits for the server's answer: each time it says that it is ready.
+	long
+	round_trips(const std::function<void()> &work)
+	{
+		std::unique_ptr<FILE, int (*)(FILE *)> file(std::tmpfile(), std::fclose);
+		std::string text;
+		long count = 0;
+
+		PQtrace(session.get(), file.get());
+		work();
+		PQuntrace(session.get());
+		std::rewind(file.get());
+		for (int c = 0; (c = std::fgetc(file.get())) != EOF;)
+			text += static_cast<char>(c);
+		for (std::size_t at = 0; (at = text.find("ReadyForQuery", at)) != std::string::npos; at++)
+			count++;
+		return count;
+	}
+
+	std::string
+	prepared()
+	{
+		return session.query(
+			"SELECT string_agg(name, ' ' ORDER BY name) FROM pg_prepared_statements");
+	}
+
+	void
+	take_and_release(const pglock::options &options = {})
+	{
+		pglock::guard guard(session.get(), "a", options);
+	}
+};
+
+constexpr pglock::options always{.statements = pglock::statements::prepared};
+constexpr pglock::options never{.statements = pglock::statements::unprepared};
+const std::string both = "pglock_lock_1 pglock_release_1";
+} // namespace
+
+TEST_F(Libpq, AcquireAndReleaseCostOneRoundTripEach)
+{
+	EXPECT_EQ(round_trips([&] { take_and_release(never); }), 2);
+	EXPECT_EQ(round_trips([&] { take_and_release(); }), 4) << "the first time it prepares";
+	EXPECT_EQ(round_trips([&] { take_and_release(); }), 2);
+	EXPECT_EQ(round_trips([&] { take_and_release({.timeout = 5s}); }), 2);
+	session.begin();
+	EXPECT_EQ(round_trips([&] { take_and_release(); }), 2);
+	EXPECT_EQ(round_trips([&] { take_and_release({.scope = pglock::scope::transaction}); }), 1);
+	session.commit();
+	EXPECT_EQ(round_trips([&] { pglock::guard all(session.get(), {"a", "b", "c"}, never); }), 2);
+}
+
+TEST_F(Libpq, StatementsArePreparedOutsideTransactions)
+{
+	session.begin();
+	take_and_release();
+	EXPECT_EQ(prepared(), "");
+	take_and_release(always);
+	EXPECT_EQ(prepared(), "pglock_acquire_1 pglock_release_1");
+	session.commit();
+	take_and_release();
+	EXPECT_EQ(prepared(), "pglock_acquire_1 pglock_lock_1 pglock_release_1");
+}
+
+TEST_F(Libpq, StatementsThatAreGoneDoNoHarm)
+{
+	take_and_release();
+	EXPECT_EQ(prepared(), both);
+	session.query("DEALLOCATE ALL");
+	session.begin();
+	take_and_release();
+	EXPECT_EQ(session.query("SELECT 1"), "1") << "a transaction does not hear of it";
+	session.commit();
+	take_and_release();
+	take_and_release();
+	EXPECT_EQ(prepared(), both) << "and they are prepared anew";
+}
+
+TEST_F(Libpq, StatementsOfOthersDoNoHarm)
+{
+	session.query("PREPARE pglock_lock_1 (text) AS SELECT $1");
+	session.query("PREPARE pglock_release_1 (text, boolean) AS SELECT pglock.release($1, $2)");
+	{
+		pglock::guard guard(session.get(), "a");
+
+		EXPECT_FALSE(server::is_free("a"));
+	}
+	EXPECT_TRUE(server::is_free("a"));
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_F(Libpq, AResetConnectionHoldsNothing)
+{
+	pglock::lock stale(session.get(), "a");
+
+	EXPECT_TRUE(stale.acquire());
+	PQreset(session.get());
+	EXPECT_TRUE(stale.lost());
+	EXPECT_FALSE(stale.locked());
+
+	pglock::lock fresh(session.get(), "a");
+
+	EXPECT_TRUE(fresh.acquire());
+	EXPECT_THROW(stale.release(), pglock::connection_lost);
+	EXPECT_THROW((void)stale.acquire(), pglock::connection_lost);
+	EXPECT_TRUE(fresh.release());
+}
+
+TEST_F(Libpq, AGuardMayOutliveItsConnection)
+{
+	{
+		pglock::guard guard(session.get(), "a");
+
+		session.close();
+		EXPECT_TRUE(guard.lost());
+		EXPECT_FALSE(guard.locked());
+	}
+	EXPECT_EQ(heard.all().size(), 1u);
+	server::wait_for("pglock.is_free('a')");
+}
+
+TEST_F(Libpq, ANullConnectionIsRefused)
+{
+	PGconn *none = nullptr;
+
+	EXPECT_THROW(pglock::guard guard(none, "a"), std::invalid_argument);
+}
+
+TEST_F(Libpq, AConnectionThatFailedIsLost)
+{
+	std::unique_ptr<PGconn, void (*)(PGconn *)> failed(PQconnectdb("host=/nonexistent"), PQfinish);
+	pglock::lock lock(failed.get(), "a");
+
+	EXPECT_TRUE(lock.lost());
+	EXPECT_THROW((void)lock.acquire(), pglock::connection_lost);
+}
+
+TEST_F(Libpq, ACommandUnderWayIsNotDisturbed)
+{
+	pglock::lock lock(session.get(), "a");
+
+	ASSERT_EQ(PQsendQuery(session.get(), "SELECT 'mine'"), 1);
+	EXPECT_THROW((void)lock.acquire(), pglock::error);
+
+	pglock::detail::result_ptr result(PQgetResult(session.get()));
+
+	EXPECT_STREQ(PQgetvalue(result.get(), 0, 0), "mine");
+	EXPECT_EQ(PQgetResult(session.get()), nullptr);
+	EXPECT_TRUE(lock.acquire());
+	ASSERT_EQ(PQenterPipelineMode(session.get()), 1);
+	EXPECT_THROW(lock.release(), pglock::error);
+	EXPECT_TRUE(lock.locked());
+	ASSERT_EQ(PQexitPipelineMode(session.get()), 1);
+	EXPECT_TRUE(lock.release());
+}
+
+TEST_F(Libpq, ErrorsSayWhatTheServerSaid)
+{
+	PQsetErrorVerbosity(session.get(), PQERRORS_SQLSTATE);
+	session.query("SET statement_timeout = '20ms'");
+
+	libpq_session other;
+	pglock::guard holder(other.get(), "busy");
+	pglock::lock lock(session.get(), "busy");
+
+	EXPECT_FALSE(lock.acquire(1ms)) << "however terse libpq is";
+	try
+	{
+		(void)lock.acquire();
+		FAIL();
+	}
+	catch (const pglock::error &error)
+	{
+		EXPECT_EQ(error.sqlstate(), "57014");
+		EXPECT_STREQ(error.what(), "canceling statement due to statement timeout\n"
+								   "CONTEXT:  while acquiring lock \"busy\"");
+	}
+}
+
+TEST_F(Libpq, AKeyIsTheSameLockAsInSql)
+{
+	pglock::guard guard(session.get(), "order:42");
+
+	EXPECT_EQ(session.query("SELECT key || ' ' || mode || ' ' || scope FROM pglock.locks"),
+			  "order:42 exclusive session");
+}
+
+TEST_F(Libpq, TransactionScopeFollowsTheTransaction)
+{
+	pglock::options in_transaction{.scope = pglock::scope::transaction};
+	pglock::lock lock(session.get(), "a", in_transaction);
+
+	EXPECT_THROW((void)lock.acquire(), pglock::error) << "there is none";
+	for (const char *end : {"COMMIT", "ROLLBACK", "ROLLBACK TO before"})
+	{
+		session.begin();
+		session.query("SAVEPOINT before");
+		EXPECT_TRUE(lock.acquire()) << end;
+		EXPECT_THROW((void)lock.acquire(), pglock::acquire_error);
+		EXPECT_FALSE(server::is_free("a"));
+		session.query(end);
+		EXPECT_TRUE(server::is_free("a"));
+	}
+	EXPECT_TRUE(lock.acquire()) << "the object has noticed";
+	EXPECT_FALSE(lock.release());
+	EXPECT_FALSE(server::is_free("a"));
+	session.commit();
+}
