@@ -1,5 +1,6 @@
-# postgres_lock: build, install and test with PGXS. `make demo`, `make test` and `make bench` need
-# nothing but make and a Debian system; they live in test/ and bring what else they use.
+# postgres_lock: build, install and test with PGXS. `make install-client` installs the C++ client alone,
+# and needs no PostgreSQL. `make demo`, `make test` and `make bench` need nothing but make and a Debian
+# system; they live in test/ and bring what else they use.
 
 EXTENSION = postgres_lock
 MODULE_big = postgres_lock
@@ -25,9 +26,10 @@ SHLIB_LINK = -lcrypto
 srcdir ?= .
 
 COMMANDS = demo test bench
+CLIENT_TARGETS = install-client uninstall-client
 
-# the commands find or install their own PostgreSQL
-ifneq ($(filter-out $(COMMANDS),$(or $(MAKECMDGOALS),all)),)
+# the commands find or install their own PostgreSQL, and the client alone needs no server
+ifneq ($(filter-out $(COMMANDS) $(CLIENT_TARGETS),$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
@@ -42,7 +44,36 @@ uninstall-docs:
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp)
+
+install: install-client
+uninstall: uninstall-client
+else
+prefix ?= /usr/local
+includedir ?= $(prefix)/include
+libdir ?= $(prefix)/lib
 endif
+
+# the C++ client: its headers, and what pkg-config and CMake know of them
+client = $(srcdir)/src/client
+client_headers = $(DESTDIR)$(includedir)/postgres_lock
+client_pkgconfig = $(DESTDIR)$(libdir)/pkgconfig
+client_cmake = $(DESTDIR)$(libdir)/cmake/postgres_lock
+version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
+fill_in = sed -e 's,@includedir@,$(includedir),' -e 's,@version@,$(version),'
+
+.PHONY: $(CLIENT_TARGETS)
+install-client:
+	mkdir -p '$(client_headers)/detail' '$(client_pkgconfig)' '$(client_cmake)'
+	install -m 644 $(client)/postgres_lock/*.hpp '$(client_headers)'
+	install -m 644 $(client)/postgres_lock/detail/*.hpp '$(client_headers)/detail'
+	$(fill_in) $(client)/package/postgres_lock.pc.in >'$(client_pkgconfig)/postgres_lock.pc'
+	for file in postgres_lock-config postgres_lock-config-version; do \
+		$(fill_in) $(client)/package/$$file.cmake.in >'$(client_cmake)'/$$file.cmake || exit 1; \
+	done
+
+uninstall-client:
+	rm -rf '$(client_headers)' '$(client_cmake)'
+	rm -f '$(client_pkgconfig)/postgres_lock.pc'
 
 .PHONY: $(COMMANDS)
 $(COMMANDS):

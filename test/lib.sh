@@ -114,6 +114,9 @@ need() {
 
 has() { command -v "$1"; }
 
+# a C or C++ library, as pkg-config knows it
+has_package() { pkg-config --exists "$1"; }
+
 # PG_CONFIG, if given, says which PostgreSQL to use. Otherwise it is Debian's 15, and not the
 # pg_config on the PATH: that may come with libpq alone.
 find_postgres() {

@@ -11,6 +11,7 @@ main() {
 	begin
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need perl has prove
+	need_client
 	prepare
 	build_and_install
 	tools=$(test_tools)
@@ -25,6 +26,16 @@ main() {
 	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
 	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${specs[@]}"
 	prove_all "${tap[@]}"
+}
+
+# What the tests of the C++ client are built with, if they are to run.
+need_client() {
+	[[ " ${TESTS:-050_client} " == *' 050_client '* ]] || return 0
+	need libpq-dev has_package libpq
+	need libpqxx-dev has_package libpqxx
+	need libgtest-dev has_package gtest
+	need pkg-config has pkg-config
+	need cmake has cmake
 }
 
 # The names of those tests among the files that TESTS asks for.

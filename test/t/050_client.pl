@@ -1,0 +1,115 @@
+# The C++ client: each public header compiles alone, its unit tests and its tests against a server
+# pass, it installs, and what the README shows of it compiles and runs where it is installed.
+#
+# CXX and SANITIZE (address,undefined) in the environment are for the compiler.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use Cwd 'abs_path';
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $root = abs_path("$FindBin::RealBin/../..");
+my $build = "$PostgreSQL::Test::Utils::tmp_check/client";
+my $prefix = "$build/prefix";
+my $compiler = $ENV{CXX} // 'g++';
+my $warnings = '-Wall -Wextra -Wpedantic -Wconversion -Werror';
+# what other sessions hold is looked at by its name
+my $node = new_server('client', conf => "shared_preload_libraries = 'postgres_lock'\n");
+
+$ENV{PGHOST} = $node->host;
+$ENV{PGPORT} = $node->port;
+$ENV{PGDATABASE} = 'postgres';
+# libpqxx 6 loses the result that tells it of a broken connection
+$ENV{LSAN_OPTIONS} = "suppressions=$root/test/client/leaks.txt:print_suppressions=0";
+mkdir $build or die $!;
+
+# Does the command succeed? Shows what it says if not.
+sub succeeds
+{
+	my ($title, @command) = @_;
+	my ($stdout, $stderr);
+	my $succeeded = IPC::Run::run(\@command, '<', \undef, '>', \$stdout, '2>', \$stderr);
+
+	ok($succeeded, $title) or diag($stdout . $stderr);
+	return $stdout;
+}
+
+# The tests of a program become tests here.
+sub run_tests
+{
+	my ($program) = @_;
+	my ($output, $passed) = ('', 0);
+	my $succeeded = IPC::Run::run([ "$build/$program", '--gtest_color=no' ], '<', \undef, '>&', \$output);
+
+	while ($output =~ /^\[ +(OK|FAILED) +\] (\S+?)(?:,.*)? \(\d+ ms\)$/mg)
+	{
+		ok($1 eq 'OK', $2);
+		$passed++ if $1 eq 'OK';
+	}
+	my ($planned) = $output =~ /^\[=+\] Running (\d+) tests/m;
+
+	is($passed, $planned, "$program: all of them ran");
+	ok($succeeded, "$program: ends well") or diag($output);
+	return;
+}
+
+# its own tests
+my @make = ('make', '-s', '-C', "$root/test/client", "BUILD=$build", "CXX=$compiler");
+
+push @make, "SANITIZE=$ENV{SANITIZE}" if $ENV{SANITIZE};
+succeeds('each header compiles alone', @make, 'headers');
+foreach my $program ('unit', 'server')
+{
+	succeeds("$program: builds", @make, $program);
+	run_tests($program);
+}
+
+# installed
+succeeds('installs without a server', 'make', '-s', '-C', $root, 'install-client', "prefix=$prefix",
+	'PG_CONFIG=/nonexistent');
+my @headers = map { s,.*/postgres_lock/,,r } glob "$root/src/client/postgres_lock/{,detail/}*.hpp";
+my @installed = map { s,.*/postgres_lock/,,r } glob "$prefix/include/postgres_lock/{,detail/}*.hpp";
+is_deeply(\@installed, \@headers, 'all headers');
+
+my ($version) = slurp_file("$root/postgres_lock.control") =~ /^default_version = '(.*)'$/m;
+$ENV{PKG_CONFIG_PATH} = "$prefix/lib/pkgconfig";
+is(succeeds('pkg-config knows it', 'pkg-config', '--modversion', 'postgres_lock'),
+	"$version\n", '... with its version');
+
+# what the README shows is built by pkg-config, and once by CMake
+my @examples = slurp_file("$root/README.md") =~ /^```cpp\n(.*?)^```$/msg;
+
+foreach my $number (1 .. @examples)
+{
+	my $source = "$build/example$number.cpp";
+
+	open my $handle, '>', $source or die $!;
+	print $handle $examples[ $number - 1 ];
+	close $handle;
+
+	my $packages = 'postgres_lock' . ($examples[ $number - 1 ] =~ /pqxx/ ? ' libpqxx' : '');
+
+	succeeds("example $number of the README compiles", 'sh', '-c',
+		"$compiler -std=c++20 $warnings $source -o $build/example$number "
+		  . "\$(pkg-config --cflags --libs $packages)");
+	succeeds('... and runs', "$build/example$number");
+}
+is(scalar @examples, 4, 'the README has examples');
+
+succeeds('CMake finds it', 'cmake', '-S', "$root/test/client/consumer", '-B', "$build/cmake",
+	"-DCMAKE_PREFIX_PATH=$prefix", "-DCMAKE_CXX_COMPILER=$compiler", "-DSOURCE=$build/example1.cpp");
+succeeds('... and builds with it', 'cmake', '--build', "$build/cmake");
+succeeds('... what runs', "$build/cmake/consumer");
+
+succeeds('uninstalls', 'make', '-s', '-C', $root, 'uninstall-client', "prefix=$prefix",
+	'PG_CONFIG=/nonexistent');
+is_deeply([ glob "$prefix/{include/*,lib/cmake/*,lib/pkgconfig/*}" ], [], 'and nothing is left');
+
+is($node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"),
+	0, 'no lock is left');
+stop_and_check_log($node);
+done_testing();
