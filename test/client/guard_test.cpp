@@ -21,7 +21,7 @@ static_assert(std::is_nothrow_destructible_v<guard>);
 
 namespace
 {
-const std::string release = "SELECT pglock.release($1::text, $2::boolean)";
+const std::string release = "SELECT pglock.release($1::text, false)|";
 
 class Guard : public testing::Test
 {
@@ -57,7 +57,7 @@ TEST_F(Guard, ReleasesAtItsEnd)
 		EXPECT_TRUE(guard.locked());
 		connection.asked();
 	}
-	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+	EXPECT_EQ(connection.asked(), texts{release + "a"});
 }
 
 TEST_F(Guard, ThrowsWhenTheTimePasses)
@@ -85,7 +85,7 @@ TEST_F(Guard, UnlocksOnce)
 	guard.unlock();
 	EXPECT_FALSE(guard.locked());
 	guard.unlock();
-	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+	EXPECT_EQ(connection.asked(), texts{release + "a"});
 }
 
 TEST_F(Guard, Moves)
@@ -103,31 +103,31 @@ TEST_F(Guard, Moves)
 	EXPECT_TRUE(connection.asked().empty());
 	EXPECT_TRUE(outer->locked());
 	*outer = guard(connection, "b");
-	EXPECT_EQ(connection.asked()[1], release + "|a|f") << "gives back what it held";
+	EXPECT_EQ(connection.asked()[1], release + "a") << "gives back what it held";
 	outer.reset();
-	EXPECT_EQ(connection.asked(), texts{release + "|b|f"});
+	EXPECT_EQ(connection.asked(), texts{release + "b"});
 }
 
 TEST_F(Guard, RollsBackBeforeItReleasesAfterAnException)
 {
-	EXPECT_EQ(fail_under_guard(transaction_status::open), (texts{"ROLLBACK", release + "|a|f"}));
+	EXPECT_EQ(fail_under_guard(transaction_status::open), (texts{"ROLLBACK", release + "a"}));
 }
 
 TEST_F(Guard, LeavesNoTransactionWhereThereIsNone)
 {
-	EXPECT_EQ(fail_under_guard(transaction_status::idle), texts{release + "|a|f"});
+	EXPECT_EQ(fail_under_guard(transaction_status::idle), texts{release + "a"});
 }
 
 TEST_F(Guard, RollsBackAFailedTransaction)
 {
-	EXPECT_EQ(fail_under_guard(transaction_status::failed), (texts{"ROLLBACK", release + "|a|f"}));
+	EXPECT_EQ(fail_under_guard(transaction_status::failed), (texts{"ROLLBACK", release + "a"}));
 	{
 		guard guard(connection, "a");
 
 		connection.asked();
 		connection.status = transaction_status::failed;
 	}
-	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|f"})) << "without exception";
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "a"})) << "without exception";
 }
 
 TEST_F(Guard, LeavesAnOpenTransactionAloneAfterSuccess)
@@ -138,13 +138,13 @@ TEST_F(Guard, LeavesAnOpenTransactionAloneAfterSuccess)
 		connection.asked();
 		connection.status = transaction_status::open;
 	}
-	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+	EXPECT_EQ(connection.asked(), texts{release + "a"});
 }
 
 TEST_F(Guard, LeavesTheTransactionAloneIfTold)
 {
 	EXPECT_EQ(fail_under_guard(transaction_status::open, {.rollback_on_error = false}),
-			  texts{release + "|a|f"});
+			  texts{release + "a"});
 }
 
 TEST_F(Guard, AfterUnlockTheTransactionIsNotItsBusiness)
@@ -188,7 +188,7 @@ TEST_F(Guard, ExceptionsOutsideAreNotItsOwn)
 	catch (int)
 	{
 	}
-	EXPECT_EQ(connection.asked(), texts{release + "|a|f"}) << "it was made during the exception";
+	EXPECT_EQ(connection.asked(), texts{release + "a"}) << "it was made during the exception";
 }
 
 TEST_F(Guard, AnExceptionInsideAnotherIsItsOwn)
@@ -222,7 +222,7 @@ TEST_F(Guard, AnExceptionInsideAnotherIsItsOwn)
 	catch (int)
 	{
 	}
-	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|f"}));
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "a"}));
 }
 
 TEST_F(Guard, WhatFailsAtTheEndGoesToTheHandler)
@@ -247,7 +247,7 @@ TEST_F(Guard, WithoutRollbackAFailedTransactionKeepsTheLock)
 	connection.answer("t");
 	connection.fail("25P02", "current transaction is aborted");
 	EXPECT_EQ(fail_under_guard(transaction_status::failed, {.rollback_on_error = false}),
-			  texts{release + "|a|f"});
+			  texts{release + "a"});
 	EXPECT_EQ(heard.all(), texts{"a: current transaction is aborted"});
 }
 

@@ -22,7 +22,8 @@ namespace
 const std::string call_lock = "CALL pglock.lock($1::text, $2::interval, $3::boolean)";
 const std::string acquire = "SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)";
 const std::string try_ = "SELECT pglock.try($1::text, $2::boolean, $3::text)";
-const std::string release = "SELECT pglock.release($1::text, $2::boolean)";
+const std::string release = "SELECT pglock.release($1::text, false)|";
+const std::string release_shared = "SELECT pglock.release($1::text, true)|";
 const std::string held = "SELECT pglock.held($1::text)";
 
 class Lock : public testing::Test
@@ -43,7 +44,7 @@ TEST_F(Lock, OutsideABlockItCallsLock)
 	EXPECT_EQ(lock.depth(), 1u);
 	EXPECT_TRUE(lock.release());
 	EXPECT_FALSE(lock.locked());
-	EXPECT_EQ(connection.asked(), (texts{call_lock + "|a|NULL|f", release + "|a|f"}));
+	EXPECT_EQ(connection.asked(), (texts{"CALL pglock.lock($1::text)|a", release + "a"}));
 }
 
 TEST_F(Lock, InABlockItAcquires)
@@ -53,7 +54,7 @@ TEST_F(Lock, InABlockItAcquires)
 	connection.status = transaction_status::open;
 	EXPECT_TRUE(lock.acquire());
 	EXPECT_TRUE(lock.release());
-	EXPECT_EQ(connection.asked(), (texts{acquire + "|42|NULL|t|session", release + "|42|t"}));
+	EXPECT_EQ(connection.asked(), (texts{acquire + "|42|NULL|t|session", release_shared + "42"}));
 }
 
 TEST_F(Lock, TimeoutsHaveAUnit)
@@ -67,8 +68,8 @@ TEST_F(Lock, TimeoutsHaveAUnit)
 	EXPECT_TRUE(lock.acquire(std::chrono::hours(1)));
 	lock.release();
 	EXPECT_EQ(connection.asked(),
-			  (texts{call_lock + "|a|5000 ms|f", release + "|a|f", call_lock + "|a|10 ms|f",
-					 release + "|a|f", call_lock + "|a|3600000 ms|f", release + "|a|f"}));
+			  (texts{call_lock + "|a|5000 ms|f", release + "a", call_lock + "|a|10 ms|f",
+					 release + "a", call_lock + "|a|3600000 ms|f", release + "a"}));
 }
 
 TEST_F(Lock, WithoutTimeItTries)
@@ -287,7 +288,7 @@ TEST_F(Lock, HandleErrorRollsBackAndReleases)
 	connection.asked();
 	connection.status = transaction_status::failed;
 	EXPECT_TRUE(lock.handle_error());
-	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release + "|a|t", release + "|a|t"}));
+	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", release_shared + "a", release_shared + "a"}));
 	connection.status = transaction_status::open;
 	EXPECT_FALSE(lock.handle_error());
 	EXPECT_EQ(connection.asked(), texts{"ROLLBACK"});
@@ -301,7 +302,7 @@ TEST_F(Lock, HandleErrorMayLeaveTheTransactionAlone)
 	connection.asked();
 	connection.status = transaction_status::open;
 	EXPECT_TRUE(lock.handle_error());
-	EXPECT_EQ(connection.asked(), texts{release + "|a|f"});
+	EXPECT_EQ(connection.asked(), texts{release + "a"});
 }
 
 TEST_F(Lock, ADestructorReleasesAllLevels)
@@ -313,7 +314,7 @@ TEST_F(Lock, ADestructorReleasesAllLevels)
 		EXPECT_TRUE(lock.acquire());
 		connection.asked();
 	}
-	EXPECT_EQ(connection.asked(), (texts{release + "|a|t", release + "|a|t"}));
+	EXPECT_EQ(connection.asked(), (texts{release_shared + "a", release_shared + "a"}));
 	EXPECT_TRUE(connection.memory.session()->holds.empty());
 }
 

@@ -62,6 +62,7 @@ TEST_F(Libpq, AcquireAndReleaseCostOneRoundTripEach)
 	EXPECT_EQ(round_trips([&] { take_and_release(never); }), 2);
 	EXPECT_EQ(round_trips([&] { take_and_release(); }), 4) << "the first time it prepares";
 	EXPECT_EQ(round_trips([&] { take_and_release(); }), 2);
+	EXPECT_EQ(round_trips([&] { take_and_release({.timeout = 5s}); }), 3) << "another statement";
 	EXPECT_EQ(round_trips([&] { take_and_release({.timeout = 5s}); }), 2);
 	session.begin();
 	EXPECT_EQ(round_trips([&] { take_and_release(); }), 2);
@@ -98,7 +99,7 @@ TEST_F(Libpq, StatementsThatAreGoneDoNoHarm)
 
 TEST_F(Libpq, StatementsOfOthersDoNoHarm)
 {
-	session.query("PREPARE pglock_lock_1 (text) AS SELECT $1");
+	session.query("PREPARE pglock_lock_1 (text, text) AS SELECT $1 || $2");
 	session.query("PREPARE pglock_release_1 (text, boolean) AS SELECT pglock.release($1, $2)");
 	{
 		pglock::guard guard(session.get(), "a");

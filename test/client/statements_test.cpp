@@ -39,7 +39,7 @@ class Statements : public testing::Test
 const texts in_full = {"PREPARE pglock_lock_1", "EXECUTE pglock_lock_1", "PREPARE pglock_release_1",
 					   "EXECUTE pglock_release_1"};
 const texts prepared = {"EXECUTE pglock_lock_1", "EXECUTE pglock_release_1"};
-const texts unprepared = {"CALL pglock.lock($1::text,", "SELECT pglock.release($1::text,"};
+const texts unprepared = {"CALL pglock.lock($1::text)", "SELECT pglock.release($1::text,"};
 } // namespace
 
 TEST_F(Statements, ArePreparedOncePerConnection)

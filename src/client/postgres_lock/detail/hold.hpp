@@ -364,20 +364,27 @@ class hold
 			return run(try_statement, values) == "t";
 		}
 		if (scope_ == scope::session && status == transaction_status::idle)
-		{
-			const char *values[] = {name().c_str(), limit, shared};
-			return lock_in_time(values);
-		}
+			return lock_without_snapshot(limit, shared);
+
 		const char *values[] = {name().c_str(), limit, shared, scope};
 		return run(acquire_statement, values) == "t";
 	}
 
+	/// Outside a transaction block CALL pglock.lock() waits without a snapshot, and raises what
+	/// acquire answers.
 	[[nodiscard]] bool
-	lock_in_time(parameters values)
+	lock_without_snapshot(const char *limit, const char *shared)
 	{
+		const char *values[] = {name().c_str(), limit, shared};
+
+		if (limit == nullptr && !shared_)
+		{
+			(void)run(lock_statement, parameters(values).first(1));
+			return true;
+		}
 		try
 		{
-			(void)run(lock_statement, values);
+			(void)run(lock_in_time_statement, values);
 			return true;
 		}
 		catch (const error &failure)
@@ -394,7 +401,10 @@ class hold
 		const char *values[] = {keys_.size() > 1 ? array_.c_str() : name().c_str(),
 								shared_ ? "t" : "f"};
 
-		return run(keys_.size() > 1 ? release_each_statement : release_statement, values);
+		if (keys_.size() > 1)
+			return run(release_each_statement, values);
+		return run(shared_ ? release_shared_statement : release_statement,
+				   parameters(values).first(1));
 	}
 
 	[[nodiscard]] reply

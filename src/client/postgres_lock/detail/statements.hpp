@@ -19,25 +19,30 @@ struct statement
 	const char *text;
 };
 
-/// (key, timeout, shared): waits without a snapshot outside a transaction block
-inline constexpr statement lock_statement{0, "pglock_lock_1",
-										  "CALL pglock.lock($1::text, $2::interval, $3::boolean)"};
+/// (key): for ever, exclusive. A constant costs the server less than a parameter.
+inline constexpr statement lock_statement{0, "pglock_lock_1", "CALL pglock.lock($1::text)"};
+/// (key, timeout, shared)
+inline constexpr statement lock_in_time_statement{
+	1, "pglock_lock_in_time_1", "CALL pglock.lock($1::text, $2::interval, $3::boolean)"};
 /// (key, timeout, shared, scope)
 inline constexpr statement acquire_statement{
-	1, "pglock_acquire_1", "SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)"};
+	2, "pglock_acquire_1", "SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)"};
 /// (key, shared, scope)
-inline constexpr statement try_statement{2, "pglock_try_1",
+inline constexpr statement try_statement{3, "pglock_try_1",
 										 "SELECT pglock.try($1::text, $2::boolean, $3::text)"};
-/// (key, shared)
-inline constexpr statement release_statement{3, "pglock_release_1",
-											 "SELECT pglock.release($1::text, $2::boolean)"};
+/// (key)
+inline constexpr statement release_statement{4, "pglock_release_1",
+											 "SELECT pglock.release($1::text, false)"};
+/// (key)
+inline constexpr statement release_shared_statement{5, "pglock_release_shared_1",
+													"SELECT pglock.release($1::text, true)"};
 /// (keys, timeout, shared, scope)
 inline constexpr statement acquire_all_statement{
-	4, "pglock_acquire_all_1",
+	6, "pglock_acquire_all_1",
 	"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, $4::text)"};
 /// (keys, shared): one level of each
 inline constexpr statement release_each_statement{
-	5, "pglock_release_each_1",
+	7, "pglock_release_each_1",
 	"SELECT pg_catalog.bool_and(pglock.release(key, $2::boolean)) "
 	"FROM pg_catalog.unnest($1::text[]) AS key"};
 
