@@ -248,7 +248,7 @@ TEST_F(Mutex, WaitsForAnyDuration)
 	EXPECT_EQ(take(std::chrono::hours::max()), "2147483647 ms");
 	EXPECT_EQ(take(std::chrono::hours::min()), "try");
 	EXPECT_EQ(take(0s), "try");
-	EXPECT_EQ(take(1ns), "try") << "it has passed when the server is asked";
+	EXPECT_NE(take(1ns), "0 ms") << "it may have passed when the server is asked";
 	EXPECT_EQ(take(std::chrono::duration<double, std::ratio<60>>(0.5)), "30000 ms");
 	EXPECT_EQ(take(std::chrono::milliseconds(1500)), "1500 ms");
 }

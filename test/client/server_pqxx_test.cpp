@@ -144,6 +144,21 @@ TEST_F(Pqxx, LocksOfAConnectionKnowOfEachOther)
 	EXPECT_THROW(pglock::guard inner(work, "a"), std::system_error);
 }
 
+TEST_F(Pqxx, ALockOfATransactionThatHasEndedIsNoHindrance)
+{
+	pqxx::work work(connection);
+	pglock::guard guard(work, "a");
+
+	work.commit();
+
+	pqxx::nontransaction next(connection);
+	pglock::mutex mutex(next, "a");
+
+	EXPECT_NO_THROW(mutex.lock());
+	EXPECT_FALSE(guard.locked());
+	mutex.unlock();
+}
+
 TEST_F(Pqxx, DeadlocksAndTimeoutsAreTold)
 {
 	server::libpq_session other;

@@ -250,8 +250,17 @@ class hold
 	[[nodiscard]] unsigned
 	checked_depth()
 	{
+		return checked_depth(connection_);
+	}
+
+	/// By another way to the same session: our own may be a transaction object that has ended.
+	[[nodiscard]] unsigned
+	checked_depth(connection_ref asked)
+	{
+		const char *values[] = {name().c_str()};
+
 		if (depth_ > 0 && scope_ == scope::transaction &&
-			(depth() == 0 || value("SELECT pglock.held($1::text)", keys_.front()) != "t"))
+			(depth() == 0 || asked.execute("SELECT pglock.held($1::text)", values) != "t"))
 			forget();
 		return depth();
 	}
@@ -260,7 +269,11 @@ class hold
 	[[nodiscard]] std::int64_t
 	number(const char *text, const key &of)
 	{
-		reply answer = value(text, of);
+		const char *values[] = {of.text().c_str()};
+
+		(void)ready();
+
+		reply answer = connection_.execute(text, values);
 		std::int64_t parsed = 0;
 
 		if (answer)
@@ -331,17 +344,8 @@ class hold
 			if (first->second != this && (!shared_ || !first->second->shared_))
 				others.push_back(first->second);
 		for (hold *other : others)
-			if (other->checked_depth() > 0)
+			if (other->checked_depth(connection_) > 0)
 				throw_would_deadlock(wanted);
-	}
-
-	[[nodiscard]] reply
-	value(const char *text, const key &of)
-	{
-		const char *values[] = {of.text().c_str()};
-
-		(void)ready();
-		return connection_.execute(text, values);
 	}
 
 	[[nodiscard]] bool
