@@ -163,6 +163,16 @@ is_replicated(XLogRecPtr logged_up_to)
 	return replicated;
 }
 
+/* What this session has seen to be durable. */
+XLogRecPtr durable_up_to = InvalidXLogRecPtr;
+
+/* Would this session have to wait for synchronous standbys to confirm the log up to there. */
+bool
+waits_for_standbys(XLogRecPtr logged_up_to)
+{
+	return max_wal_senders > 0 && logged_up_to > durable_up_to && !is_replicated(logged_up_to);
+}
+
 /*
  * Waits until what was logged up to there is where a commit would want it with synchronous_commit
  * on, whatever the caller has set. Raises 57014 if a cancel ends the wait for standbys.
@@ -170,8 +180,6 @@ is_replicated(XLogRecPtr logged_up_to)
 void
 make_durable(XLogRecPtr logged_up_to)
 {
-	static XLogRecPtr durable_up_to = InvalidXLogRecPtr;
-
 	if (logged_up_to <= durable_up_to)
 		return;
 	XLogFlush(logged_up_to);
@@ -234,7 +242,9 @@ draw()
 
 		int64 drawn = Max(sequence.last() + 1, now);
 
-		if (drawn > bound || !sequence.is_logged_since_checkpoint())
+		/* PostgreSQL wants each who waits for standbys to wait for a place in the log of its own */
+		if (drawn > bound || !sequence.is_logged_since_checkpoint() ||
+			waits_for_standbys(sequence.logged_up_to()))
 			sequence.log_bound(Max(bound, drawn + ahead));
 		sequence.set_last(drawn);
 
