@@ -107,7 +107,7 @@ class lock
 	[[nodiscard]] std::int64_t
 	token()
 	{
-		return hold_.number("SELECT pglock.token($1::text)", key());
+		return hold_.number(detail::token_statement, key());
 	}
 
 	[[nodiscard]] const pglock::key &
@@ -120,7 +120,7 @@ class lock
 	[[nodiscard]] std::int64_t
 	lock_id()
 	{
-		return hold_.number("SELECT pglock.lock_id($1::text)", key());
+		return hold_.number(detail::lock_id_statement, key());
 	}
 
 	/// Is the connection known to be dead, and the lock with it? Looks at the socket, and sends
@@ -136,7 +136,7 @@ class lock
 	take(const detail::wait_time &time)
 	{
 		if (!hold_.shared() && hold_.checked_depth() > 0)
-			throw acquire_error("lock \"" + key().text() + "\" is held by this object");
+			detail::throw_held_by_this(key());
 		return hold_.take(time);
 	}
 
@@ -177,9 +177,7 @@ class [[nodiscard]] guard
 		: hold_(std::make_unique<detail::hold>(connection, std::move(keys), options))
 	{
 		if (!hold_->take(options.timeout))
-			throw timeout_error("could not acquire lock \"" + hold_->keys().front().text() +
-									"\" in time",
-								"55P03");
+			detail::throw_timeout(hold_->keys().front());
 	}
 
 	guard(guard &&) noexcept = default;
@@ -232,7 +230,7 @@ class [[nodiscard]] guard
 	[[nodiscard]] std::int64_t
 	token(const key &key)
 	{
-		return held().number("SELECT pglock.token($1::text)", key);
+		return held().number(detail::token_statement, key);
 	}
 
 	/// See `lock::lost()`.
@@ -290,9 +288,7 @@ class mutex
 	lock()
 	{
 		if (!checked().take(timeout_))
-			throw timeout_error("could not acquire lock \"" + hold_.keys().front().text() +
-									"\" in time",
-								"55P03");
+			detail::throw_timeout(hold_.keys().front());
 	}
 
 	/// Does not wait. False: somebody else holds it.
@@ -362,9 +358,7 @@ class shared_mutex : public mutex
 	lock_shared()
 	{
 		if (!shared_.take(timeout_))
-			throw timeout_error("could not acquire lock \"" + shared_.keys().front().text() +
-									"\" in time",
-								"55P03");
+			detail::throw_timeout(shared_.keys().front());
 	}
 
 	/// As `try_lock()`, shared.

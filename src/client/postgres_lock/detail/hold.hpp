@@ -4,14 +4,11 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -20,63 +17,29 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
+#include "request.hpp"
 #include "session.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
 {
-using milliseconds = std::chrono::milliseconds;
-
-/// How long to wait. Nothing: for ever.
-using wait_time = std::optional<milliseconds>;
-
-/// The server's longest timeout.
-inline constexpr milliseconds longest_wait{2147483647};
-
-/// A timeout as SQL has it. With its unit: a bare number would be seconds.
-[[nodiscard]] inline std::string
-interval_text(milliseconds time)
-{
-	return std::to_string(time.count()) + " ms";
-}
-
-/// An array of text as SQL has it.
-[[nodiscard]] inline std::string
-array_text(const std::vector<key> &keys)
-{
-	std::string text = "{";
-
-	for (const key &each : keys)
-	{
-		text += text.size() > 1 ? ",\"" : "\"";
-		for (char character : each.text())
-		{
-			if (character == '"' || character == '\\')
-				text += '\\';
-			text += character;
-		}
-		text += '"';
-	}
-	return text += '}';
-}
-
-/// Is this the error of CALL pglock.lock() after the timeout that it was given? The session's
-/// lock_timeout has the same SQLSTATE, and PostgreSQL's words, which never name the lock.
-[[nodiscard]] inline bool
-is_own_timeout(const error &failure) noexcept
-{
-	std::string_view message = failure.what();
-
-	return failure.sqlstate() == "55P03" &&
-		   message.substr(0, message.find('\n')).find("could not acquire lock ") !=
-			   std::string_view::npos;
-}
-
 [[noreturn]] inline void
 throw_would_deadlock(const key &key)
 {
 	throw std::system_error(std::make_error_code(std::errc::resource_deadlock_would_occur),
 							"lock \"" + key.text() + "\" is held on this connection");
+}
+
+[[noreturn]] inline void
+throw_held_by_this(const key &key)
+{
+	throw acquire_error("lock \"" + key.text() + "\" is held by this object");
+}
+
+[[noreturn]] inline void
+throw_timeout(const key &key)
+{
+	throw timeout_error("could not acquire lock \"" + key.text() + "\" in time", "55P03");
 }
 
 /// Possession of one lock, or of several that are taken and released together, in one mode and
@@ -109,33 +72,30 @@ class hold
 	[[nodiscard]] bool
 	take(const wait_time &time)
 	{
-		transaction_status status = ready();
+		transaction_status status = ready_to_take();
 
 		(void)checked_depth();
-		if (scope_ == scope::transaction && status == transaction_status::idle)
-			throw error("lock \"" + name() + "\" needs a transaction block for transaction scope",
-						"25P01");
 		for (const key &each : keys_)
-			check_conflicts(each);
-		if (depth_ == 0)
-			enter();
+			while (hold *other = conflict_over(each))
+				if (other->checked_depth(connection_) > 0)
+					throw_would_deadlock(each);
+		enter();
 
 		bool taken = false;
 
 		try
 		{
-			taken = ask(time, status);
+			taken = ask(take_request(time, status));
 		}
 		catch (...)
 		{
-			if (depth_ == 0)
-				leave();
+			taken_back();
 			throw;
 		}
 		if (taken)
-			depth_++;
-		else if (depth_ == 0)
-			leave();
+			granted();
+		else
+			taken_back();
 		return taken;
 	}
 
@@ -143,39 +103,18 @@ class hold
 	bool
 	give_back()
 	{
-		if (depth_ == 0)
+		if (!is_to_be_released())
 			return false;
-		if (!session_->alive)
-		{
-			forget();
-			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
-		}
-		if (scope_ == scope::transaction)
-		{
-			if (--depth_ == 0)
-				leave();
-			return false;
-		}
-
-		reply answer;
-
 		check_not_busy();
 		try
 		{
-			answer = release();
+			released(run(release_request()));
 		}
 		catch (const connection_lost &)
 		{
 			forget();
 			throw;
 		}
-		if (answer != "t")
-		{
-			forget();
-			throw not_held_error("lock \"" + name() + "\" was not held: somebody released it");
-		}
-		if (--depth_ == 0)
-			leave();
 		return true;
 	}
 
@@ -240,13 +179,12 @@ class hold
 	depth() const noexcept
 	{
 		if (depth_ == 0 || !session_->alive ||
-			(scope_ == scope::transaction && connection_.status() == transaction_status::idle))
+			(ends_with_transaction() && connection_.status() == transaction_status::idle))
 			return 0;
 		return depth_;
 	}
 
-	/// The same, but the server is asked where our books may be behind: a transaction may have
-	/// ended without our hearing of it.
+	/// The same, but the server is asked where our books may be behind.
 	[[nodiscard]] unsigned
 	checked_depth()
 	{
@@ -259,26 +197,27 @@ class hold
 	{
 		const char *values[] = {name().c_str()};
 
-		if (depth_ > 0 && scope_ == scope::transaction &&
-			(depth() == 0 || asked.execute("SELECT pglock.held($1::text)", values) != "t"))
+		if (may_be_over() && (depth() == 0 || asked.execute(held_statement.text, values) != "t"))
 			forget();
 		return depth();
 	}
 
 	/// Asks the server for a number that it knows of a key.
 	[[nodiscard]] std::int64_t
-	number(const char *text, const key &of)
+	number(const statement &what, const key &of)
 	{
-		const char *values[] = {of.text().c_str()};
-
 		(void)ready();
+		return number_of(run({what, {of.text().c_str()}}));
+	}
 
-		reply answer = connection_.execute(text, values);
-		std::int64_t parsed = 0;
+	[[nodiscard]] static std::int64_t
+	number_of(const reply &answer)
+	{
+		std::int64_t number = 0;
 
 		if (answer)
-			std::from_chars(answer->data(), answer->data() + answer->size(), parsed);
-		return parsed;
+			std::from_chars(answer->data(), answer->data() + answer->size(), number);
+		return number;
 	}
 
 	[[nodiscard]] bool
@@ -299,11 +238,201 @@ class hold
 		return shared_;
 	}
 
+	// What an operation is made of. Those above are for connections that wait for each answer.
+
+	/// Throws if no statement can be sent.
+	transaction_status
+	ready() const
+	{
+		if (!session_->alive)
+			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
+		return check_not_busy();
+	}
+
+	/// Throws if the lock can't be taken here.
+	[[nodiscard]] transaction_status
+	ready_to_take() const
+	{
+		transaction_status status = ready();
+
+		if (ends_with_transaction() && status == transaction_status::idle)
+			throw error("lock \"" + name() + "\" needs a transaction block for transaction scope",
+						"25P01");
+		return status;
+	}
+
+	/// Another object on this session that stands in the way. Sessions may take a lock again and
+	/// again, so the server would grant it; among themselves our objects exclude each other.
+	[[nodiscard]] hold *
+	conflict_over(const key &wanted) const
+	{
+		auto [first, last] = session_->holds.equal_range(wanted.text());
+		auto found = std::find_if(first, last, [&](auto &entry) {
+			hold *other = entry.second;
+			return other != this && (!shared_ || !other->shared_) && other->depth() > 0;
+		});
+
+		return found != last ? found->second : nullptr;
+	}
+
+	/// Does the lock end with its transaction, and can't be released?
+	[[nodiscard]] bool
+	ends_with_transaction() const noexcept
+	{
+		return scope_ == scope::transaction;
+	}
+
+	[[nodiscard]] bool
+	has_levels() const noexcept
+	{
+		return depth_ > 0;
+	}
+
+	/// May the transaction that keeps the lock have ended without our hearing of it?
+	[[nodiscard]] bool
+	may_be_over() const noexcept
+	{
+		return depth_ > 0 && ends_with_transaction();
+	}
+
+	/// Announces a level, before it is taken: there may be no memory afterwards. Then either
+	/// granted() or taken_back() is to be called.
+	void
+	enter()
+	{
+		if (depth_ > 0)
+			return;
+		try
+		{
+			for (const key &each : keys_)
+				session_->holds.emplace(each.text(), this);
+		}
+		catch (...)
+		{
+			leave();
+			throw;
+		}
+	}
+
+	void
+	granted() noexcept
+	{
+		depth_++;
+	}
+
+	void
+	taken_back() noexcept
+	{
+		if (depth_ == 0)
+			leave();
+	}
+
+	/// What takes a level. Valid until the next one is made.
+	[[nodiscard]] request
+	take_request(const wait_time &time, transaction_status status)
+	{
+		const char *shared = shared_ ? "t" : "f";
+		const char *scope = ends_with_transaction() ? "transaction" : "session";
+		const char *limit = nullptr;
+
+		if (is_no_wait(time) && keys_.size() == 1)
+			return {try_statement, {name().c_str(), shared, scope}};
+		if (time)
+		{
+			interval_ = interval_text(*time);
+			limit = interval_.c_str();
+		}
+		if (keys_.size() > 1)
+			return {acquire_all_statement, {array_.c_str(), limit, shared, scope}};
+		// outside a transaction block CALL waits without a snapshot
+		if (!ends_with_transaction() && status == transaction_status::idle)
+		{
+			if (limit == nullptr && !shared_)
+				return {lock_statement, {name().c_str()}};
+			return {lock_in_time_statement, {name().c_str(), limit, shared}};
+		}
+		return {acquire_statement, {name().c_str(), limit, shared, scope}};
+	}
+
+	/// Has the server to be asked to release a level? Otherwise that is done, with the answer
+	/// false: there is none, or its transaction keeps it.
+	[[nodiscard]] bool
+	is_to_be_released()
+	{
+		if (depth_ == 0)
+			return false;
+		if (!session_->alive)
+		{
+			forget();
+			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
+		}
+		if (!ends_with_transaction())
+			return true;
+		if (--depth_ == 0)
+			leave();
+		return false;
+	}
+
+	[[nodiscard]] request
+	release_request() const noexcept
+	{
+		if (keys_.size() > 1)
+			return {release_each_statement, {array_.c_str(), shared_ ? "t" : "f"}};
+		return {shared_ ? release_shared_statement : release_statement, {name().c_str()}};
+	}
+
+	/// The answer to the request to release.
+	void
+	released(const reply &answer)
+	{
+		if (answer != "t")
+		{
+			forget();
+			throw not_held_error("lock \"" + name() + "\" was not held: somebody released it");
+		}
+		if (--depth_ == 0)
+			leave();
+	}
+
+	/// Whatever was held is not any more.
+	void
+	forget() noexcept
+	{
+		if (depth_ > 0)
+			leave();
+		depth_ = 0;
+	}
+
+	/// Is a transaction in that state to be rolled back before a release after an error?
+	[[nodiscard]] bool
+	rolls_back(transaction_status status) const noexcept
+	{
+		return rollback_on_error_ && session_->alive && connection_.status() == status;
+	}
+
+	[[nodiscard]] const connection_ref &
+	connection() const noexcept
+	{
+		return connection_;
+	}
+
+	[[nodiscard]] const std::shared_ptr<detail::session> &
+	session() const noexcept
+	{
+		return session_;
+	}
+
+	[[nodiscard]] pglock::statements
+	statements() const noexcept
+	{
+		return statements_;
+	}
+
   private:
 	void
 	roll_back_if(transaction_status status) const
 	{
-		if (rollback_on_error_ && session_->alive && connection_.status() == status)
+		if (rolls_back(status))
 			connection_.rollback();
 	}
 
@@ -311,14 +440,6 @@ class hold
 	name() const noexcept
 	{
 		return keys_.front().text();
-	}
-
-	transaction_status
-	ready() const
-	{
-		if (!session_->alive)
-			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
-		return check_not_busy();
 	}
 
 	transaction_status
@@ -331,106 +452,26 @@ class hold
 		return status;
 	}
 
-	/// Sessions may take a lock again and again, so the server would grant what our objects hold
-	/// already. Among themselves they exclude each other.
-	void
-	check_conflicts(const key &wanted)
-	{
-		std::vector<hold *> others;
-		auto [first, last] = session_->holds.equal_range(wanted.text());
-
-		// asking one may change the table
-		for (; first != last; ++first)
-			if (first->second != this && (!shared_ || !first->second->shared_))
-				others.push_back(first->second);
-		for (hold *other : others)
-			if (other->checked_depth(connection_) > 0)
-				throw_would_deadlock(wanted);
-	}
-
+	/// Asks for a level. False: the time passed.
 	[[nodiscard]] bool
-	ask(const wait_time &time, transaction_status status)
+	ask(const request &asked)
 	{
-		std::string timeout =
-			interval_text(std::max(time.value_or(milliseconds(0)), milliseconds(0)));
-		const char *limit = time ? timeout.c_str() : nullptr;
-		const char *shared = shared_ ? "t" : "f";
-		const char *scope = scope_ == scope::session ? "session" : "transaction";
-
-		if (keys_.size() > 1)
-		{
-			const char *values[] = {array_.c_str(), limit, shared, scope};
-			return run(acquire_all_statement, values) == "t";
-		}
-		if (time && *time <= milliseconds(0))
-		{
-			const char *values[] = {name().c_str(), shared, scope};
-			return run(try_statement, values) == "t";
-		}
-		if (scope_ == scope::session && status == transaction_status::idle)
-			return lock_without_snapshot(limit, shared);
-
-		const char *values[] = {name().c_str(), limit, shared, scope};
-		return run(acquire_statement, values) == "t";
-	}
-
-	/// Outside a transaction block CALL pglock.lock() waits without a snapshot, and raises what
-	/// acquire answers.
-	[[nodiscard]] bool
-	lock_without_snapshot(const char *limit, const char *shared)
-	{
-		const char *values[] = {name().c_str(), limit, shared};
-
-		if (limit == nullptr && !shared_)
-		{
-			(void)run(lock_statement, parameters(values).first(1));
-			return true;
-		}
 		try
 		{
-			(void)run(lock_in_time_statement, values);
-			return true;
+			return is_granted(asked, run(asked));
 		}
 		catch (const error &failure)
 		{
-			if (!is_own_timeout(failure))
+			if (!is_own_timeout(asked, failure))
 				throw;
 			return false;
 		}
 	}
 
 	[[nodiscard]] reply
-	release()
+	run(const request &asked)
 	{
-		const char *values[] = {keys_.size() > 1 ? array_.c_str() : name().c_str(),
-								shared_ ? "t" : "f"};
-
-		if (keys_.size() > 1)
-			return run(release_each_statement, values);
-		return run(shared_ ? release_shared_statement : release_statement,
-				   parameters(values).first(1));
-	}
-
-	[[nodiscard]] reply
-	run(const statement &what, parameters values)
-	{
-		return detail::run(connection_, *session_, statements_, what, values);
-	}
-
-	/// Before the lock is taken, as there may be no memory.
-	void
-	enter()
-	{
-		try
-		{
-			for (const key &each : keys_)
-				session_->holds.emplace(each.text(), this);
-		}
-		catch (...)
-		{
-			leave();
-			throw;
-		}
+		return detail::run(connection_, *session_, statements_, asked.what(), asked.values());
 	}
 
 	void
@@ -447,22 +488,15 @@ class hold
 		}
 	}
 
-	void
-	forget() noexcept
-	{
-		if (depth_ > 0)
-			leave();
-		depth_ = 0;
-	}
-
 	connection_ref connection_;
-	std::shared_ptr<session> session_;
+	std::shared_ptr<detail::session> session_;
 	std::vector<key> keys_;
 	std::string array_;
-	scope scope_;
+	std::string interval_;
+	pglock::scope scope_;
 	bool shared_;
 	bool rollback_on_error_;
-	statements statements_;
+	pglock::statements statements_;
 	unsigned depth_ = 0;
 };
 } // namespace pglock::detail

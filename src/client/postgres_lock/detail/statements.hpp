@@ -11,40 +11,48 @@
 namespace pglock::detail
 {
 /// A statement of the library. The name is that of its prepared form; it belongs to this text for
-/// ever, since behind a pooler a session may have it from another program.
+/// ever, since behind a pooler a session may have it from another program. Without a name it is
+/// never prepared.
 struct statement
 {
-	std::size_t index;
-	const char *name;
 	const char *text;
+	const char *name = nullptr;
+	std::size_t index = 0;
 };
 
 /// (key): for ever, exclusive. A constant costs the server less than a parameter.
-inline constexpr statement lock_statement{0, "pglock_lock_1", "CALL pglock.lock($1::text)"};
+inline constexpr statement lock_statement{"CALL pglock.lock($1::text)", "pglock_lock_1", 0};
 /// (key, timeout, shared)
 inline constexpr statement lock_in_time_statement{
-	1, "pglock_lock_in_time_1", "CALL pglock.lock($1::text, $2::interval, $3::boolean)"};
+	"CALL pglock.lock($1::text, $2::interval, $3::boolean)", "pglock_lock_in_time_1", 1};
 /// (key, timeout, shared, scope)
 inline constexpr statement acquire_statement{
-	2, "pglock_acquire_1", "SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)"};
+	"SELECT pglock.acquire($1::text, $2::interval, $3::boolean, $4::text)", "pglock_acquire_1", 2};
 /// (key, shared, scope)
-inline constexpr statement try_statement{3, "pglock_try_1",
-										 "SELECT pglock.try($1::text, $2::boolean, $3::text)"};
+inline constexpr statement try_statement{"SELECT pglock.try($1::text, $2::boolean, $3::text)",
+										 "pglock_try_1", 3};
 /// (key)
-inline constexpr statement release_statement{4, "pglock_release_1",
-											 "SELECT pglock.release($1::text, false)"};
+inline constexpr statement release_statement{"SELECT pglock.release($1::text, false)",
+											 "pglock_release_1", 4};
 /// (key)
-inline constexpr statement release_shared_statement{5, "pglock_release_shared_1",
-													"SELECT pglock.release($1::text, true)"};
+inline constexpr statement release_shared_statement{"SELECT pglock.release($1::text, true)",
+													"pglock_release_shared_1", 5};
 /// (keys, timeout, shared, scope)
 inline constexpr statement acquire_all_statement{
-	6, "pglock_acquire_all_1",
-	"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, $4::text)"};
+	"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, $4::text)",
+	"pglock_acquire_all_1", 6};
 /// (keys, shared): one level of each
 inline constexpr statement release_each_statement{
-	7, "pglock_release_each_1",
 	"SELECT pg_catalog.bool_and(pglock.release(key, $2::boolean)) "
-	"FROM pg_catalog.unnest($1::text[]) AS key"};
+	"FROM pg_catalog.unnest($1::text[]) AS key",
+	"pglock_release_each_1", 7};
+
+/// (key)
+inline constexpr statement held_statement{"SELECT pglock.held($1::text)"};
+/// (key)
+inline constexpr statement token_statement{"SELECT pglock.token($1::text)"};
+/// (key)
+inline constexpr statement lock_id_statement{"SELECT pglock.lock_id($1::text)"};
 
 /// After so many troubles with prepared statements a connection does without.
 inline constexpr unsigned most_troubles = 3;
@@ -56,52 +64,102 @@ is_statement_trouble(std::string_view sqlstate) noexcept
 	return sqlstate == "26000" || sqlstate == "42P05" || sqlstate == "08P01";
 }
 
-[[nodiscard]] inline reply
-run_prepared(connection_ref connection, session &session, const statement &what, parameters values)
+/// The way of one statement to its answer: in one message, but for the first time. Outside a
+/// transaction block trouble with its prepared form is made good; inside, it has cost the
+/// transaction, and is passed on. This only says what to send; who sends it tells how that went.
+class exchange
 {
-	if (!session.prepared[what.index])
+  public:
+	enum class message : unsigned char { prepare, execute_prepared, execute };
+
+	exchange(connection_ref connection, session &session, statements how, const statement &what)
+		: connection_(connection), session_(session), index_(what.index),
+		  is_idle_(connection.status() == transaction_status::idle)
 	{
-		try
-		{
-			connection.prepare(what.name, what.text);
-		}
-		catch (const error &failure)
-		{
-			// behind a pooler another program may have prepared it
-			if (failure.sqlstate() != "42P05" || connection.status() != transaction_status::idle)
-				throw;
-		}
-		session.prepared.set(what.index);
+		if (what.name != nullptr && connection.can_prepare() && session.troubles < most_troubles &&
+			(how == statements::prepared || (how == statements::automatic && is_idle_)))
+			next_ = session.prepared[index_] ? message::execute_prepared : message::prepare;
 	}
-	return connection.execute_prepared(what.name, values);
+
+	[[nodiscard]] message
+	next() const noexcept
+	{
+		return next_;
+	}
+
+	/// True: that was the answer to the statement.
+	[[nodiscard]] bool
+	succeeded() noexcept
+	{
+		if (next_ != message::prepare)
+			return true;
+		session_.prepared.set(index_);
+		next_ = message::execute_prepared;
+		return false;
+	}
+
+	/// True: there is another message to try. False: the failure is the statement's.
+	[[nodiscard]] bool
+	recovers(const error &failure) noexcept
+	{
+		if (next_ == message::execute)
+			return false;
+		// behind a pooler another program may have prepared it
+		if (next_ == message::prepare && failure.sqlstate() == "42P05" &&
+			connection_.status() == transaction_status::idle)
+			return !succeeded();
+		if (!is_statement_trouble(failure.sqlstate()))
+			return false;
+		session_.prepared.reset(index_);
+		session_.troubles++;
+		next_ = message::execute;
+		return is_idle_ && !connection_.lost();
+	}
+
+  private:
+	connection_ref connection_;
+	session &session_;
+	std::size_t index_;
+	bool is_idle_;
+	message next_ = message::execute;
+};
+
+[[nodiscard]] inline reply
+send(connection_ref connection, exchange::message message, const statement &what, parameters values)
+{
+	switch (message)
+	{
+		case exchange::message::prepare:
+			connection.prepare(what.name, what.text);
+			return {};
+		case exchange::message::execute_prepared:
+			return connection.execute_prepared(what.name, values);
+		default:
+			return connection.execute(what.text, values);
+	}
 }
 
-/// Runs a statement, in one round trip but for the first time. Outside a transaction block trouble
-/// with its prepared form is made good; inside, it has cost the transaction, and is passed on.
+/// Runs a statement, and waits for its answer.
 [[nodiscard]] inline reply
 run(connection_ref connection, session &session, statements how, const statement &what,
 	parameters values)
 {
-	bool is_idle = connection.status() == transaction_status::idle;
-	bool prepares = connection.can_prepare() && session.troubles < most_troubles &&
-					(how == statements::prepared || (how == statements::automatic && is_idle));
+	exchange exchange(connection, session, how, what);
 
-	if (prepares)
+	for (;;)
 	{
 		try
 		{
-			return run_prepared(connection, session, what, values);
+			reply answer = send(connection, exchange.next(), what, values);
+
+			if (exchange.succeeded())
+				return answer;
 		}
 		catch (const error &failure)
 		{
-			if (!is_statement_trouble(failure.sqlstate()))
-				throw;
-			session.prepared.reset(what.index);
-			session.troubles++;
-			if (!is_idle || connection.lost())
+			if (!exchange.recovers(failure))
 				throw;
 		}
 	}
-	return connection.execute(what.text, values);
 }
 } // namespace pglock::detail
