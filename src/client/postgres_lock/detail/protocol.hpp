@@ -1,0 +1,420 @@
+// protocol.hpp: the operations on a hold as plain state machines, for connections that don't wait
+// for each answer.
+//
+// They send nothing themselves. Whoever drives one asks next() for a request, and then says what
+// came of it by succeeded() or, in the handler that has caught the error, by failed(); until there
+// is no next one. If one of these functions throws, the operation has ended so.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include "../error.hpp"
+#include "../key.hpp"
+#include "hold.hpp"
+#include "request.hpp"
+#include "statements.hpp"
+
+namespace pglock::detail
+{
+inline constexpr statement savepoint_statement{"SAVEPOINT pglock_wait"};
+inline constexpr statement roll_back_to_savepoint_statement{"ROLLBACK TO SAVEPOINT pglock_wait"};
+inline constexpr statement drop_savepoint_statement{"RELEASE SAVEPOINT pglock_wait"};
+inline constexpr statement roll_back_statement{"ROLLBACK"};
+
+/// Takes a level, and can be cancelled at any step; then nothing new is held.
+///
+/// Cancelling a wait makes the server raise an error, and an error costs the transaction. So in a
+/// transaction block it tries first, and waits behind a savepoint. (A lock at transaction scope
+/// that the try got can't be given back: there a cancellation comes too late.)
+class acquisition
+{
+  public:
+	enum class outcome : unsigned char { refused, taken, cancelled };
+
+	/// `once`: an exclusive lock that the object holds is not to be taken again.
+	acquisition(hold &wanted, const wait_time &time, bool once)
+		: hold_(wanted), time_(time), is_once_(once && !wanted.shared())
+	{
+	}
+
+	acquisition(const acquisition &) = delete;
+	acquisition &operator=(const acquisition &) = delete;
+
+	~acquisition()
+	{
+		if (step_ != step::done)
+			hold_.taken_back();
+	}
+
+	[[nodiscard]] std::optional<request>
+	next()
+	{
+		asked_.reset();
+		while (!asked_ && step_ != step::done)
+			ask();
+		return asked_;
+	}
+
+	void
+	succeeded(const reply &answer)
+	{
+		switch (step_)
+		{
+			case step::own_hold:
+				own_hold_known(answer == "t");
+				break;
+			case step::other_holds:
+				other_hold_known(answer == "t");
+				break;
+			case step::attempt:
+				attempted(answer == "t");
+				break;
+			case step::savepoint:
+				is_saved_ = true;
+				step_ = step::wait;
+				break;
+			case step::wait:
+				waited(is_granted(*asked_, answer));
+				break;
+			case step::give_back: // should somebody else have done so, that is all right
+				end_wait(outcome::cancelled);
+				break;
+			case step::roll_back:
+				step_ = step::drop_savepoint;
+				break;
+			default:
+				is_saved_ = false;
+				end_or_give_back();
+		}
+	}
+
+	void
+	failed(const error &failure)
+	{
+		bool is_lost = dynamic_cast<const connection_lost *>(&failure) != nullptr;
+
+		if (step_ == step::wait && is_own_timeout(*asked_, failure))
+			return waited(false);
+		if (step_ == step::wait && is_cancelled_ && !is_lost)
+		{
+			outcome_ = outcome::cancelled;
+			if (!is_saved_)
+				return finish();
+			step_ = step::roll_back;
+			return;
+		}
+		// what the server has granted the hold has to know
+		if (!is_lost && (step_ == step::give_back || outcome_ == outcome::taken))
+		{
+			hold_.granted();
+			step_ = step::done;
+		}
+		throw;
+	}
+
+	void
+	cancel() noexcept
+	{
+		is_cancelled_ = true;
+	}
+
+	/// May the answer take so long that a cancellation should interrupt the server?
+	[[nodiscard]] bool
+	is_waiting() const noexcept
+	{
+		return step_ == step::wait;
+	}
+
+	[[nodiscard]] bool
+	is_cancelled() const noexcept
+	{
+		return is_cancelled_;
+	}
+
+	/// Once there is no request any more.
+	[[nodiscard]] outcome
+	result() const noexcept
+	{
+		return outcome_;
+	}
+
+  private:
+	/// In the order in which they come.
+	enum class step : unsigned char {
+		own_hold,
+		other_holds,
+		attempt,
+		savepoint,
+		wait,
+		give_back,
+		roll_back,
+		drop_savepoint,
+		done,
+	};
+
+	/// Asks for what the step needs, or goes to the next one.
+	void
+	ask()
+	{
+		if (is_cancelled_ && step_ <= step::wait)
+			return end_wait(outcome::cancelled);
+		switch (step_)
+		{
+			case step::own_hold:
+				return ask_of_own_hold();
+			case step::other_holds:
+				return ask_of_other_holds();
+			case step::attempt:
+				asked_ = hold_.take_request(milliseconds::zero(), status_);
+				break;
+			case step::savepoint:
+				asked_ = savepoint_statement;
+				break;
+			case step::wait:
+				asked_ = hold_.take_request(time_, status_);
+				break;
+			case step::give_back:
+				asked_ = hold_.release_request();
+				break;
+			case step::roll_back:
+				asked_ = roll_back_to_savepoint_statement;
+				break;
+			default:
+				asked_ = drop_savepoint_statement;
+		}
+	}
+
+	void
+	ask_of_own_hold()
+	{
+		status_ = hold_.ready_to_take();
+		if (hold_.may_be_over() && hold_.depth() == 0)
+			hold_.forget();
+		if (hold_.may_be_over())
+			asked_ = request(held_statement, {hold_.keys().front().text().c_str()});
+		else
+			own_hold_known(hold_.depth() > 0);
+	}
+
+	void
+	own_hold_known(bool is_held)
+	{
+		if (!is_held)
+			hold_.forget();
+		else if (is_once_)
+			throw_held_by_this(hold_.keys().front());
+		step_ = step::other_holds;
+	}
+
+	void
+	ask_of_other_holds()
+	{
+		for (const key &each : hold_.keys())
+			if (hold *other = hold_.conflict_over(each))
+			{
+				if (!other->may_be_over())
+					throw_would_deadlock(each);
+				conflict_ = &each;
+				asked_ = request(held_statement, {each.text().c_str()});
+				return;
+			}
+		hold_.enter();
+		step_ =
+			is_no_wait(time_) || status_ != transaction_status::idle ? step::attempt : step::wait;
+	}
+
+	/// Objects whose transaction has ended may still believe that they hold the lock.
+	void
+	other_hold_known(bool is_held)
+	{
+		if (is_held)
+			throw_would_deadlock(*conflict_);
+		for (hold *other = hold_.conflict_over(*conflict_);
+			 other != nullptr && other->may_be_over(); other = hold_.conflict_over(*conflict_))
+			other->forget();
+	}
+
+	void
+	attempted(bool is_granted)
+	{
+		if (!is_granted && !is_no_wait(time_))
+			step_ = step::savepoint;
+		else
+		{
+			outcome_ = is_granted ? outcome::taken : outcome::refused;
+			end_or_give_back();
+		}
+	}
+
+	void
+	waited(bool is_granted)
+	{
+		if (!is_cancelled_)
+			return end_wait(is_granted ? outcome::taken : outcome::refused);
+		if (!is_granted)
+			return end_wait(outcome::cancelled);
+		outcome_ = outcome::cancelled;
+		step_ = hold_.ends_with_transaction() ? step::roll_back : step::give_back;
+	}
+
+	void
+	end_wait(outcome result)
+	{
+		outcome_ = result;
+		if (is_saved_)
+			step_ = step::drop_savepoint;
+		else
+			finish();
+	}
+
+	/// What has been taken when a cancellation comes is given back, if it can be.
+	void
+	end_or_give_back()
+	{
+		if (outcome_ == outcome::taken && is_cancelled_ && !hold_.ends_with_transaction())
+			step_ = step::give_back;
+		else
+			finish();
+	}
+
+	void
+	finish()
+	{
+		if (outcome_ == outcome::taken)
+			hold_.granted();
+		else
+			hold_.taken_back();
+		step_ = step::done;
+	}
+
+	hold &hold_;
+	wait_time time_;
+	bool is_once_;
+	bool is_cancelled_ = false;
+	bool is_saved_ = false;
+	step step_ = step::own_hold;
+	outcome outcome_ = outcome::refused;
+	transaction_status status_ = transaction_status::idle;
+	const key *conflict_ = nullptr;
+	std::optional<request> asked_;
+};
+
+/// Gives one level back, or all of them after an error. It takes no time, and can't be cancelled.
+class restitution
+{
+  public:
+	restitution(hold &held, bool after_error)
+		: hold_(held), is_after_error_(after_error),
+		  step_(after_error ? step::roll_back : step::give_back)
+	{
+	}
+
+	[[nodiscard]] std::optional<request>
+	next()
+	{
+		if (step_ == step::roll_back)
+		{
+			if (hold_.rolls_back(transaction_status::failed) ||
+				hold_.rolls_back(transaction_status::open))
+				return roll_back_statement;
+			step_ = step::give_back;
+		}
+		while (step_ == step::give_back)
+		{
+			if (hold_.is_to_be_released())
+			{
+				(void)hold_.ready();
+				return hold_.release_request();
+			}
+			if (!is_after_error_ || !hold_.has_levels())
+				step_ = step::done;
+		}
+		return {};
+	}
+
+	void
+	succeeded(const reply &answer)
+	{
+		if (step_ == step::roll_back)
+		{
+			step_ = step::give_back;
+			return;
+		}
+		hold_.released(answer);
+		is_released_ = true;
+		if (!is_after_error_)
+			step_ = step::done;
+	}
+
+	void
+	failed(const error &failure)
+	{
+		if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
+			hold_.forget();
+		throw;
+	}
+
+	/// Once there is no request any more: was a level given back?
+	[[nodiscard]] bool
+	result() const noexcept
+	{
+		return is_released_;
+	}
+
+  private:
+	enum class step : unsigned char { roll_back, give_back, done };
+
+	hold &hold_;
+	bool is_after_error_;
+	bool is_released_ = false;
+	step step_;
+};
+
+/// Asks for a number that the server knows of a key. It takes no time, and can't be cancelled.
+class question
+{
+  public:
+	question(const hold &of, const statement &what, key asked)
+		: hold_(of), what_(what), key_(std::move(asked))
+	{
+	}
+
+	[[nodiscard]] std::optional<request>
+	next()
+	{
+		if (is_answered_)
+			return {};
+		(void)hold_.ready();
+		return request(what_, {key_.text().c_str()});
+	}
+
+	void
+	succeeded(const reply &answer)
+	{
+		number_ = hold::number_of(answer);
+		is_answered_ = true;
+	}
+
+	void
+	failed(const error &)
+	{
+		throw;
+	}
+
+	/// Once there is no request any more.
+	[[nodiscard]] std::int64_t
+	result() const noexcept
+	{
+		return number_;
+	}
+
+  private:
+	const hold &hold_;
+	const statement &what_;
+	key key_;
+	bool is_answered_ = false;
+	std::int64_t number_ = 0;
+};
+} // namespace pglock::detail
