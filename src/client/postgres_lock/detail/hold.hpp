@@ -76,9 +76,7 @@ class hold
 
 		(void)checked_depth();
 		for (const key &each : keys_)
-			while (hold *other = conflict_over(each))
-				if (other->checked_depth(connection_) > 0)
-					throw_would_deadlock(each);
+			check_conflicts(connection_, *session_, each, shared_, this);
 		enter();
 
 		bool taken = false;
@@ -261,18 +259,35 @@ class hold
 		return status;
 	}
 
-	/// Another object on this session that stands in the way. Sessions may take a lock again and
-	/// again, so the server would grant it; among themselves our objects exclude each other.
-	[[nodiscard]] hold *
-	conflict_over(const key &wanted) const
+	/// An object on the session that stands in the way of another one. Sessions may take a lock
+	/// again and again, so the server would grant it; among themselves our objects exclude each
+	/// other.
+	[[nodiscard]] static hold *
+	conflict(const detail::session &session, const key &wanted, bool shared, const hold *self)
 	{
-		auto [first, last] = session_->holds.equal_range(wanted.text());
+		auto [first, last] = session.holds.equal_range(wanted.text());
 		auto found = std::find_if(first, last, [&](auto &entry) {
 			hold *other = entry.second;
-			return other != this && (!shared_ || !other->shared_) && other->depth() > 0;
+			return other != self && (!shared || !other->shared_) && other->depth() > 0;
 		});
 
 		return found != last ? found->second : nullptr;
+	}
+
+	/// Throws if there is one. Asks the server where our books may be behind.
+	static void
+	check_conflicts(connection_ref connection, const detail::session &session, const key &wanted,
+					bool shared, const hold *self = nullptr)
+	{
+		while (hold *other = conflict(session, wanted, shared, self))
+			if (other->checked_depth(connection) > 0)
+				throw_would_deadlock(wanted);
+	}
+
+	[[nodiscard]] hold *
+	conflict_over(const key &wanted) const
+	{
+		return conflict(*session_, wanted, shared_, this);
 	}
 
 	/// Does the lock end with its transaction, and can't be released?

@@ -3,6 +3,7 @@
 
 #include <bitset>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -21,6 +22,9 @@ struct session
 	/// False: it has ended, and its locks with it. Its connection must not be touched.
 	bool alive = true;
 
+	/// Whoever waits on the connection without being called by its library is told of that end.
+	std::function<void()> on_end;
+
 	/// Which statements the server has been given to prepare, by their index.
 	std::bitset<8> prepared;
 
@@ -29,6 +33,14 @@ struct session
 
 	/// What our objects hold, by the text of the key, which is the hold's own.
 	std::unordered_multimap<std::string_view, hold *> holds;
+
+	void
+	end()
+	{
+		alive = false;
+		if (on_end)
+			std::exchange(on_end, nullptr)();
+	}
 };
 
 /// The sessions of connections that have no `session_memory`. One that no lock object uses is only
@@ -83,7 +95,7 @@ class session_memory
 
 	~session_memory()
 	{
-		session_->alive = false;
+		session_->end();
 	}
 
 	/// The connection has got a new session.
@@ -92,7 +104,7 @@ class session_memory
 	{
 		auto next = std::make_shared<detail::session>();
 
-		session_->alive = false;
+		session_->end();
 		session_ = std::move(next);
 	}
 

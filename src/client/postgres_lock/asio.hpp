@@ -1,0 +1,403 @@
+// asio.hpp: locks for programs that must not wait in a thread: over a PGconn, with Asio (the
+// standalone one). Whatever waits is an operation with a completion token, so callbacks, futures
+// and co_await all work:
+//
+//     auto guard = co_await pglock::async_acquire(executor, connection, "key", {.timeout = 5s},
+//                                                 asio::use_awaitable);
+//
+// Operations complete with an exception_ptr, which holds what the functions of lock.hpp throw, and
+// their value. Of one connection, one operation or command can be under way at a time; another one
+// fails with `error`. A connection, its locks and their completion handlers belong to one thread or
+// strand. The library sets the connection to non-blocking while an operation is under way.
+//
+// Cancellation: an operation that takes a lock can be cancelled at any time, with cancellation of
+// any type. It then interrupts the server, and completes with `asio::error::operation_aborted` (as
+// a `std::system_error`) when the server has stopped: nothing is held by it, the connection can be
+// used, and a transaction that was open still is. Only a lock at transaction scope that was free is
+// taken all the same, when the cancellation comes too late. Other operations take one round trip,
+// and go on.
+#pragma once
+
+#include <chrono>
+#include <concepts>
+#include <cstdint>
+#include <exception>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <asio.hpp>
+
+#include "detail/async.hpp"
+#include "detail/watch.hpp"
+#include "error.hpp"
+#include "key.hpp"
+#include "libpq.hpp"
+#include "options.hpp"
+
+namespace pglock
+{
+/// Requests stop when the session has ended, and its locks with it: within a quarter of a second
+/// after this machine has heard of it (of a network that fails without a word it hears by TCP's
+/// keepalives). Then the operation completes; until then it is under way, and is to be cancelled if
+/// it is not wanted any more. It sends nothing, and does not keep others from using the connection.
+///
+/// Signature: `void(std::exception_ptr)`.
+template <typename Executor, typename Token>
+auto
+async_watch(const Executor &executor, connection_ref connection, std::stop_source &stop,
+			Token &&token)
+{
+	return detail::start_watch(executor, connection, stop, std::forward<Token>(token));
+}
+
+/// A `lock` whose functions don't wait. It neither copies nor moves.
+class async_lock
+{
+  public:
+	/// Takes nothing yet.
+	async_lock(asio::any_io_executor executor, PGconn *connection, pglock::key key,
+			   const options &options = {})
+		: held_(detail::make_async_hold(std::move(executor), connection, {std::move(key)}, options))
+	{
+	}
+
+	template <std::derived_from<asio::execution_context> Context>
+	async_lock(Context &context, PGconn *connection, pglock::key key, const options &options = {})
+		: async_lock(asio::any_io_executor(context.get_executor()), connection, std::move(key),
+					 options)
+	{
+	}
+
+	async_lock(const async_lock &) = delete;
+	async_lock &operator=(const async_lock &) = delete;
+
+	/// Cancels the operation that is under way. If there is none, but a lock is held, releases it
+	/// as the last resort, and waits for the answer; failures go to the handler, see
+	/// `set_release_failure_handler`.
+	~async_lock()
+	{
+		held_->end(false);
+	}
+
+	/// See `lock::acquire()`. Signature: `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_acquire(Token &&token)
+	{
+		return take(held_->timeout, std::forward<Token>(token));
+	}
+
+	template <typename Token>
+	auto
+	async_acquire(std::chrono::milliseconds timeout, Token &&token)
+	{
+		return take(timeout, std::forward<Token>(token));
+	}
+
+	/// See `lock::try_acquire()`. Signature: `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_try_acquire(Token &&token)
+	{
+		return take(std::chrono::milliseconds::zero(), std::forward<Token>(token));
+	}
+
+	/// See `lock::release()`. Signature: `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_release(Token &&token)
+	{
+		return detail::start_restitution(held_, false, std::forward<Token>(token));
+	}
+
+	/// See `lock::handle_error()`. Signature: `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_handle_error(Token &&token)
+	{
+		return detail::start_restitution(held_, true, std::forward<Token>(token));
+	}
+
+	/// See `lock::token()`. Signature: `void(std::exception_ptr, std::int64_t)`.
+	template <typename Token>
+	auto
+	async_token(Token &&token)
+	{
+		return detail::start_question(held_, detail::token_statement, key(),
+									  std::forward<Token>(token));
+	}
+
+	/// See `lock::lock_id()`. Signature: `void(std::exception_ptr, std::int64_t)`.
+	template <typename Token>
+	auto
+	async_lock_id(Token &&token)
+	{
+		return detail::start_question(held_, detail::lock_id_statement, key(),
+									  std::forward<Token>(token));
+	}
+
+	/// See `pglock::async_watch()`.
+	template <typename Token>
+	auto
+	async_watch(std::stop_source &stop, Token &&token)
+	{
+		return detail::start_watch(get_executor(), held_->hold.connection(), stop,
+								   std::forward<Token>(token));
+	}
+
+	/// See `lock::locked()`.
+	[[nodiscard]] bool
+	locked() const noexcept
+	{
+		return held_->hold.depth() > 0;
+	}
+
+	/// See `lock::depth()`.
+	[[nodiscard]] unsigned
+	depth() const noexcept
+	{
+		return held_->hold.depth();
+	}
+
+	[[nodiscard]] const pglock::key &
+	key() const noexcept
+	{
+		return held_->hold.keys().front();
+	}
+
+	/// See `lock::lost()`.
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return held_->hold.lost();
+	}
+
+	[[nodiscard]] asio::any_io_executor
+	get_executor() const noexcept
+	{
+		return held_->channel.executor();
+	}
+
+  private:
+	template <typename Token>
+	auto
+	take(const detail::wait_time &time, Token &&token)
+	{
+		return detail::start<detail::acquisition>(held_, std::forward<Token>(token),
+												  &detail::is_taken, time, true);
+	}
+
+	std::shared_ptr<detail::async_hold> held_;
+};
+
+/// A `guard` that `async_acquire()` makes. Release it by `async_unlock()`, or after an exception by
+/// `async_handle_error()`: as a last resort its end does what the end of a `guard` does, and like
+/// that waits for the answer. `with_lock()` does all of this.
+class [[nodiscard]] async_guard
+{
+  public:
+	/// Holds nothing.
+	async_guard() = default;
+
+	/// For the library itself.
+	explicit async_guard(std::shared_ptr<detail::async_hold> held) noexcept : held_(std::move(held))
+	{
+	}
+
+	async_guard(async_guard &&) noexcept = default;
+
+	/// First gives back what it holds itself, as its end would.
+	async_guard &
+	operator=(async_guard &&other) noexcept
+	{
+		if (this != &other)
+		{
+			end();
+			held_ = std::move(other.held_);
+			exceptions_ = other.exceptions_;
+		}
+		return *this;
+	}
+
+	async_guard(const async_guard &) = delete;
+	async_guard &operator=(const async_guard &) = delete;
+
+	~async_guard()
+	{
+		end();
+	}
+
+	/// Gives the locks back. False: they are held at transaction scope, or not any more. Throws
+	/// `std::logic_error` at once if it holds nothing, as all its operations do. Signature:
+	/// `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_unlock(Token &&token)
+	{
+		return detail::start_restitution(held(), false, std::forward<Token>(token));
+	}
+
+	/// See `lock::handle_error()`. Signature: `void(std::exception_ptr, bool)`.
+	template <typename Token>
+	auto
+	async_handle_error(Token &&token)
+	{
+		return detail::start_restitution(held(), true, std::forward<Token>(token));
+	}
+
+	/// See `guard::token()`. Signature: `void(std::exception_ptr, std::int64_t)`.
+	template <typename Token>
+	auto
+	async_token(Token &&token)
+	{
+		return async_token(held()->hold.keys().front(), std::forward<Token>(token));
+	}
+
+	template <typename Token>
+	auto
+	async_token(key key, Token &&token)
+	{
+		return detail::start_question(held(), detail::token_statement, std::move(key),
+									  std::forward<Token>(token));
+	}
+
+	/// See `pglock::async_watch()`.
+	template <typename Token>
+	auto
+	async_watch(std::stop_source &stop, Token &&token)
+	{
+		return detail::start_watch(held()->channel.executor(),
+								   held()->hold.connection(), stop, std::forward<Token>(token));
+	}
+
+	/// See `lock::locked()`.
+	[[nodiscard]] bool
+	locked() const noexcept
+	{
+		return held_ && held_->hold.depth() > 0;
+	}
+
+	/// See `lock::lost()`.
+	[[nodiscard]] bool
+	lost() const noexcept
+	{
+		return held_ && held_->hold.lost();
+	}
+
+  private:
+	[[nodiscard]] const std::shared_ptr<detail::async_hold> &
+	held() const
+	{
+		if (!held_)
+			throw std::logic_error("the guard holds nothing");
+		return held_;
+	}
+
+	void
+	end() noexcept
+	{
+		if (held_)
+			held_->end(std::uncaught_exceptions() > exceptions_);
+	}
+
+	std::shared_ptr<detail::async_hold> held_;
+	int exceptions_ = std::uncaught_exceptions();
+};
+
+/// Takes the locks of all the keys or none, see `guard`. If the timeout passes, completes with
+/// `timeout_error`. Throws at once what needs no server to know: `std::invalid_argument` if there
+/// is no key or no connection. Signature: `void(std::exception_ptr, async_guard)`.
+template <typename Token>
+auto
+async_acquire(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
+			  const options &options, Token &&token)
+{
+	auto held = detail::make_async_hold(std::move(executor), connection, std::move(keys), options);
+
+	return detail::start<detail::acquisition>(
+		held, std::forward<Token>(token),
+		[held](const detail::acquisition &ended) {
+			if (!detail::is_taken(ended))
+				detail::throw_timeout(held->hold.keys().front());
+			return async_guard(held);
+		},
+		options.timeout, true);
+}
+
+template <typename Token>
+auto
+async_acquire(asio::any_io_executor executor, PGconn *connection, key key, const options &options,
+			  Token &&token)
+{
+	return async_acquire(std::move(executor), connection, std::vector<pglock::key>{std::move(key)},
+						 options, std::forward<Token>(token));
+}
+
+template <typename Token>
+auto
+async_acquire(asio::any_io_executor executor, PGconn *connection, std::initializer_list<key> keys,
+			  const options &options, Token &&token)
+{
+	return async_acquire(std::move(executor), connection, std::vector<key>(keys), options,
+						 std::forward<Token>(token));
+}
+
+#if defined(ASIO_HAS_CO_AWAIT)
+/// Runs the coroutine that `body` makes while the lock is held, on the executor of the coroutine
+/// that awaits this. When the body ends, gives the lock back; when it throws, first rolls back the
+/// transaction that is open (see `options::rollback_on_error`), then gives the lock back, and
+/// throws on. Cancelling it cancels the wait for the lock, or the body. The body must not leave a
+/// command under way on the connection: then the lock can't be released, which the handler is told.
+///
+/// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
+template <typename Body>
+asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
+with_lock(PGconn *connection, key key, options options, Body body)
+{
+	using value = typename std::invoke_result_t<Body &>::value_type;
+
+	auto executor = co_await asio::this_coro::executor;
+	async_guard guard =
+		co_await async_acquire(executor, connection, key, options, asio::use_awaitable);
+	std::exception_ptr failure;
+	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
+
+	try
+	{
+		if constexpr (std::is_void_v<value>)
+			co_await body();
+		else
+			result.emplace(co_await body());
+	}
+	catch (...)
+	{
+		failure = std::current_exception();
+	}
+	// from here on nothing can be cancelled
+	co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
+	if (!failure)
+		co_await guard.async_unlock(asio::use_awaitable);
+	else
+	{
+		try
+		{
+			co_await guard.async_handle_error(asio::use_awaitable);
+		}
+		catch (const std::exception &second)
+		{
+			detail::report_release_failure(key, second);
+		}
+		std::rethrow_exception(failure);
+	}
+	if constexpr (!std::is_void_v<value>)
+		co_return std::move(*result);
+}
+#endif
+} // namespace pglock

@@ -1,0 +1,172 @@
+// Locks in coroutines.
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "async.hpp"
+#include "handler.hpp"
+
+#if defined(ASIO_HAS_CO_AWAIT)
+
+#include <asio/experimental/awaitable_operators.hpp>
+
+using namespace std::chrono_literals;
+using asio::awaitable;
+using asio::use_awaitable;
+using async::outcome;
+
+namespace
+{
+class Coroutine : public async::Async
+{
+  protected:
+	server::libpq_session session;
+
+	/// Runs a coroutine to its end, and says what came of it.
+	std::string
+	result_of(std::function<awaitable<void>()> body)
+	{
+		std::string noted = "nothing";
+
+		asio::co_spawn(context, std::move(body),
+					   [&](std::exception_ptr failure) { noted = outcome(failure); });
+		run();
+		return noted;
+	}
+
+	awaitable<void>
+	sleep(std::chrono::milliseconds time)
+	{
+		asio::steady_timer timer(context, time);
+
+		co_await timer.async_wait(use_awaitable);
+	}
+};
+
+struct broken : std::runtime_error
+{
+	broken() : std::runtime_error("broken")
+	{
+	}
+};
+} // namespace
+
+TEST_F(Coroutine, TakesAndReleases)
+{
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  pglock::async_lock lock(context, session.get(), "a");
+
+				  EXPECT_TRUE(co_await lock.async_acquire(use_awaitable));
+				  EXPECT_FALSE(server::is_free("a"));
+				  EXPECT_TRUE(co_await lock.async_release(use_awaitable));
+				  EXPECT_TRUE(server::is_free("a"));
+			  }),
+			  "true");
+}
+
+TEST_F(Coroutine, GuardsRollBackAfterAnException)
+{
+	session.query("CREATE TEMP TABLE written (n int)");
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  auto guard = co_await pglock::async_acquire(context.get_executor(), session.get(),
+															  "a", {.timeout = 5s}, use_awaitable);
+
+				  EXPECT_TRUE(guard.locked());
+				  EXPECT_GT(co_await guard.async_token(use_awaitable), 0);
+				  session.begin();
+				  session.query("INSERT INTO written VALUES (1)");
+				  throw broken();
+			  }),
+			  "broken");
+	EXPECT_EQ(session.query("SELECT count(*) FROM written"), "0");
+	EXPECT_TRUE(server::is_free("a"));
+}
+
+TEST_F(Coroutine, WithLockReleasesAndReturns)
+{
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  int made =
+					  co_await pglock::with_lock(session.get(), "a", {}, [&]() -> awaitable<int> {
+						  EXPECT_FALSE(server::is_free("a"));
+						  co_return 42;
+					  });
+
+				  EXPECT_EQ(made, 42);
+				  EXPECT_TRUE(server::is_free("a"));
+				  co_await pglock::with_lock(session.get(), "a", {.shared = true},
+											 [&]() -> awaitable<void> { co_return; });
+			  }),
+			  "true");
+	EXPECT_TRUE(server::is_free("a"));
+}
+
+TEST_F(Coroutine, WithLockRollsBackAndReleasesAfterAnException)
+{
+	failures heard;
+
+	session.query("CREATE TEMP TABLE written (n int)");
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  co_await pglock::with_lock(session.get(), "a", {}, [&]() -> awaitable<void> {
+					  session.begin();
+					  session.query("INSERT INTO written VALUES (1)");
+					  co_await sleep(1ms);
+					  throw broken();
+				  });
+			  }),
+			  "broken");
+	EXPECT_EQ(session.query("SELECT count(*) FROM written"), "0");
+	EXPECT_TRUE(server::is_free("a"));
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_F(Coroutine, WithLockTellsOfAReleaseThatFails)
+{
+	failures heard;
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  co_await pglock::with_lock(session.get(), "a", {}, [&]() -> awaitable<void> {
+					  server::terminate(server::pid_of(session));
+					  co_await sleep(1ms);
+					  throw broken();
+				  });
+			  }),
+			  "broken");
+	EXPECT_EQ(heard.all().size(), 1U);
+}
+
+TEST_F(Coroutine, WithLockReleasesWhenTheBodyIsCancelled)
+{
+	using namespace asio::experimental::awaitable_operators;
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  auto ended = co_await (
+					  pglock::with_lock(session.get(), "a", {},
+										[&]() -> awaitable<void> { co_await sleep(1h); }) ||
+					  sleep(20ms));
+
+				  EXPECT_EQ(ended.index(), 1U);
+				  EXPECT_TRUE(server::is_free("a"));
+				  EXPECT_EQ(session.query("SELECT 1"), "1");
+			  }),
+			  "true");
+}
+
+TEST_F(Coroutine, TheFirstOfTwoCancelsTheWait)
+{
+	using namespace asio::experimental::awaitable_operators;
+
+	server::libpq_session other;
+	pglock::guard holder(other.ref(), "a");
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  pglock::async_lock lock(context, session.get(), "a");
+				  auto ended = co_await (lock.async_acquire(use_awaitable) || sleep(10ms));
+
+				  EXPECT_EQ(ended.index(), 1U);
+				  EXPECT_FALSE(lock.locked());
+				  EXPECT_EQ(session.query("SELECT 1"), "1");
+			  }),
+			  "true");
+}
+
+#endif

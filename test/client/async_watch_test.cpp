@@ -1,0 +1,88 @@
+// The end of a session is noticed though nobody sends anything.
+#include <optional>
+#include <stop_token>
+#include <string>
+
+#include "async.hpp"
+#include "handler.hpp"
+
+using async::note;
+using namespace std::chrono_literals;
+
+namespace
+{
+class Watch : public async::Async
+{
+  protected:
+	failures heard;
+	server::libpq_session session;
+	std::stop_source stop;
+	std::string noted;
+};
+} // namespace
+
+TEST_F(Watch, RequestsStopWithinASecondOfTheEnd)
+{
+	pglock::async_lock lock(context, session.get(), "leader");
+
+	EXPECT_EQ(acquire(lock), "true");
+	lock.async_watch(stop, note(noted));
+	EXPECT_EQ(session.query("SELECT 1"), "1") << "others can use the connection";
+	context.run_for(600ms);
+	EXPECT_FALSE(stop.stop_requested());
+	EXPECT_EQ(noted, "");
+
+	server::terminate(server::pid_of(session));
+
+	auto ended = std::chrono::steady_clock::now();
+
+	run();
+	EXPECT_LT(std::chrono::steady_clock::now() - ended, 1s);
+	EXPECT_TRUE(stop.stop_requested());
+	EXPECT_EQ(noted, "true");
+}
+
+TEST_F(Watch, NoticesThatTheConnectionIsClosed)
+{
+	pglock::async_watch(context.get_executor(), session.get(), stop, note(noted));
+	context.run_for(300ms);
+	session.close();
+	run();
+	EXPECT_TRUE(stop.stop_requested());
+	EXPECT_EQ(noted, "true");
+}
+
+TEST_F(Watch, CanBeCancelled)
+{
+	asio::cancellation_signal signal;
+
+	pglock::async_watch(context.get_executor(), session.get(), stop,
+						asio::bind_cancellation_slot(signal.slot(), note(noted)));
+	context.run_for(10ms);
+	signal.emit(asio::cancellation_type::total);
+	run();
+	EXPECT_EQ(noted, "aborted");
+	EXPECT_FALSE(stop.stop_requested());
+}
+
+TEST_F(Watch, GoesOnWhileTheLockIsWaitedFor)
+{
+	server::libpq_session other;
+	std::optional<pglock::guard> holder(std::in_place, other.ref(), "leader");
+	pglock::async_lock lock(context, session.get(), "leader");
+	std::string taken;
+
+	lock.async_watch(stop, note(noted));
+	lock.async_acquire(note(taken));
+	run_until_waiting();
+	holder.reset();
+	EXPECT_TRUE(server::soon([&] {
+		context.restart();
+		context.poll();
+		return taken == "true";
+	}));
+	EXPECT_FALSE(stop.stop_requested());
+	server::terminate(server::pid_of(session));
+	run();
+	EXPECT_TRUE(stop.stop_requested());
+}
