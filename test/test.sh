@@ -33,6 +33,7 @@ need_client() {
 	[[ " ${TESTS:-050_client} " == *' 050_client '* ]] || return 0
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
+	need libasio-dev test -f /usr/include/asio.hpp
 	need libgtest-dev has_package gtest
 	need pkg-config has pkg-config
 	need cmake has cmake

@@ -368,36 +368,45 @@ template <typename Machine, typename Finish> class operation
 	[[nodiscard]] event
 	advance()
 	{
-		for (;;)
+		while (exchange_ || ask())
 		{
-			if (!exchange_ && !ask())
-				return event::none;
+			std::optional<reply> answer;
+
 			try
 			{
-				if (!of_->hold.session()->alive)
-					throw connection_lost("the connection has been closed");
-				send();
-				if (!of_->channel.is_done())
+				if (!converse())
 					return is_to_be_interrupted() ? event::interruption : event::socket;
-				is_sent_ = false;
-
-				reply answer = of_->channel.take_reply();
-
-				if (exchange_->succeeded())
-				{
-					exchange_.reset();
-					machine_->succeeded(answer);
-				}
+				answer = of_->channel.take_reply();
 			}
 			catch (const error &failure)
 			{
 				is_sent_ = false;
-				if (exchange_ && exchange_->recovers(failure))
+				if (exchange_->recovers(failure))
 					continue;
 				exchange_.reset();
 				machine_->failed(failure);
+				continue;
 			}
+			is_sent_ = false;
+			if (!exchange_->succeeded())
+				continue;
+			exchange_.reset();
+			machine_->succeeded(*answer);
 		}
+		return event::none;
+	}
+
+	/// True: the answer to what the exchange wanted to be sent is there.
+	[[nodiscard]] bool
+	converse()
+	{
+		if (!of_->hold.session()->alive)
+			throw connection_lost("the connection has been closed");
+		usage_->open_channel();
+		if (!is_sent_)
+			of_->channel.send(exchange_->next(), request_->what(), request_->values());
+		is_sent_ = true;
+		return of_->channel.is_done();
 	}
 
 	[[nodiscard]] bool
@@ -410,23 +419,19 @@ template <typename Machine, typename Finish> class operation
 		return request_.has_value();
 	}
 
-	void
-	send()
+	[[nodiscard]] bool
+	wants_interruption() const noexcept
 	{
-		if (is_sent_)
-			return;
-		usage_->open_channel();
-		of_->channel.send(exchange_->next(), request_->what(), request_->values());
-		is_sent_ = true;
+		if constexpr (is_cancellable)
+			return machine_->is_waiting() && machine_->is_cancelled();
+		else
+			return false;
 	}
 
 	[[nodiscard]] bool
 	is_to_be_interrupted() const noexcept
 	{
-		if constexpr (is_cancellable)
-			return machine_->is_waiting() && machine_->is_cancelled() && clock::now() >= retry_at_;
-		else
-			return false;
+		return wants_interruption() && clock::now() >= retry_at_;
 	}
 
 	/// The answer is looked at when the request has arrived, so that it does not meet a later
@@ -450,7 +455,7 @@ template <typename Machine, typename Finish> class operation
 	{
 		channel &channel = of_->channel;
 
-		if (retry_at_ != clock::time_point())
+		if (wants_interruption())
 		{
 			channel.timer().expires_at(retry_at_);
 			channel.timer().async_wait(
