@@ -138,6 +138,29 @@ class pqxx_session
 	std::unique_ptr<pqxx::work> transaction_;
 };
 
+/// How often work waits for the server: each time that an answer follows something sent.
+[[nodiscard]] inline long
+round_trips(const libpq_session &session, const std::function<void()> &work)
+{
+	std::unique_ptr<FILE, int (*)(FILE *)> file(std::tmpfile(), std::fclose);
+	char line[256];
+	char previous = 'B';
+	long count = 0;
+
+	PQtrace(session.get(), file.get());
+	PQsetTraceFlags(session.get(), PQTRACE_SUPPRESS_TIMESTAMPS | PQTRACE_REGRESS_MODE);
+	work();
+	PQuntrace(session.get());
+	std::rewind(file.get());
+	// a message is a line that begins with who sends it: F is us, B the server
+	while (std::fgets(line, sizeof line, file.get()) != nullptr)
+	{
+		count += line[0] == 'B' && previous == 'F';
+		previous = line[0];
+	}
+	return count;
+}
+
 /// Is it true, now or within a minute?
 [[nodiscard]] inline bool
 soon(const std::function<bool()> &condition)

@@ -1,8 +1,5 @@
 // What is particular to libpq: round trips, prepared statements, reset, pipelines.
-#include <cstdio>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <string>
 
 #include "handler.hpp"
@@ -19,23 +16,10 @@ class Libpq : public testing::Test
 	libpq_session session;
 	failures heard;
 
-	/// How often something waits for the server's answer: each time it says that it is ready.
 	long
 	round_trips(const std::function<void()> &work)
 	{
-		std::unique_ptr<FILE, int (*)(FILE *)> file(std::tmpfile(), std::fclose);
-		std::string text;
-		long count = 0;
-
-		PQtrace(session.get(), file.get());
-		work();
-		PQuntrace(session.get());
-		std::rewind(file.get());
-		for (int c = 0; (c = std::fgetc(file.get())) != EOF;)
-			text += static_cast<char>(c);
-		for (std::size_t at = 0; (at = text.find("ReadyForQuery", at)) != std::string::npos; at++)
-			count++;
-		return count;
+		return server::round_trips(session, work);
 	}
 
 	std::string

@@ -98,7 +98,7 @@ foreach my $number (1 .. @examples)
 		  . "\$(pkg-config --cflags --libs $packages)");
 	succeeds('... and runs', "$build/example$number");
 }
-is(scalar @examples, 4, 'the README has examples');
+is(scalar @examples, 6, 'the README has examples');
 
 succeeds('CMake finds it', 'cmake', '-S', "$root/test/client/consumer", '-B', "$build/cmake",
 	"-DCMAKE_PREFIX_PATH=$prefix", "-DCMAKE_CXX_COMPILER=$compiler", "-DSOURCE=$build/example1.cpp");

@@ -68,8 +68,9 @@ message_of(const PGresult *result)
 	return message;
 }
 
+/// `added` is for the end of the server's message.
 [[noreturn]] inline void
-throw_libpq_error(const PGconn &connection, const PGresult *result)
+throw_libpq_error(const PGconn &connection, const PGresult *result, const std::string &added = {})
 {
 	const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 
@@ -77,7 +78,7 @@ throw_libpq_error(const PGconn &connection, const PGresult *result)
 		throw connection_lost(PQerrorMessage(&connection), sqlstate != nullptr ? sqlstate : "");
 	if (result == nullptr || sqlstate == nullptr)
 		throw error(PQerrorMessage(&connection));
-	throw_error(sqlstate, message_of(result));
+	throw_error(sqlstate, message_of(result) + added);
 }
 
 [[nodiscard]] inline reply

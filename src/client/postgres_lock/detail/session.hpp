@@ -26,7 +26,7 @@ struct session
 	std::function<void()> on_end;
 
 	/// Which statements the server has been given to prepare, by their index.
-	std::bitset<8> prepared;
+	std::bitset<12> prepared;
 
 	/// How often a prepared statement was not what it should be.
 	unsigned troubles = 0;

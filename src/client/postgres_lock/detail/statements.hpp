@@ -54,6 +54,21 @@ inline constexpr statement token_statement{"SELECT pglock.token($1::text)"};
 /// (key)
 inline constexpr statement lock_id_statement{"SELECT pglock.lock_id($1::text)"};
 
+/// Of a critical section. READ COMMITTED, so that its statements see what the last holder wrote.
+inline constexpr statement begin_statement{"BEGIN ISOLATION LEVEL READ COMMITTED", "pglock_begin_1",
+										   8};
+/// (key): for ever, exclusive, at transaction scope.
+inline constexpr statement enter_statement{
+	"SELECT pglock.acquire($1::text, NULL, false, 'transaction')", "pglock_enter_1", 9};
+/// (key, timeout, shared): the same. A pipeline would go on after the answer false, so that is made
+/// an error, invalid_text_representation, with words that tell who reads the log.
+inline constexpr statement enter_in_time_statement{
+	"SELECT pg_catalog.replace("
+	"pglock.acquire($1::text, $2::interval, $3::boolean, 'transaction')::text, 'false', "
+	"pg_catalog.format('could not acquire lock \"%s\" in time', $1))::boolean",
+	"pglock_enter_in_time_1", 10};
+inline constexpr statement commit_statement{"COMMIT", "pglock_commit_1", 11};
+
 /// After so many troubles with prepared statements a connection does without.
 inline constexpr unsigned most_troubles = 3;
 
