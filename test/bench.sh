@@ -12,12 +12,16 @@ seconds=${SECONDS_PER_RUN:-3}
 
 main() {
 	begin
+	need libpq-dev has_package libpq
+	need pkg-config has pkg-config
 	prepare
 	build_and_install
+	build_client
 	start_server 'max_connections = 50' 'autovacuum = off' 'max_parallel_workers_per_gather = 0' \
 		"shared_preload_libraries = 'postgres_lock'" 'max_locks_per_transaction = 2000'
 	query -c 'CREATE EXTENSION postgres_lock' \
 		-c "CREATE TABLE names AS SELECT 'key:' || n AS name FROM generate_series(1, 200000) n" \
+		-c "CREATE TABLE counters AS SELECT 'order:42' AS name, 0 AS value" \
 		-c 'VACUUM ANALYZE names'
 
 	printf '\n%-52s %10s %10s %7s %8s %7s\n' case ours built-in ratio bar goal
@@ -28,6 +32,9 @@ main() {
 	timeouts
 	passed_timeouts
 	view
+	client guard 'guard of the C++ client, to libpq by hand' 15 '>= 0.95' 1.0
+	client section 'critical section, to lock + UPDATE + unlock' "$pairs" - -
+	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
 }
 
@@ -138,6 +145,25 @@ attempts() {
 		say "SELECT round(200 / extract(epoch FROM clock_timestamp() - :'start'));"
 	} | psql -X -q -A -t 2>/dev/null
 }
+
+#
+# The C++ client
+#
+
+build_client() {
+	quietly make -s -C "$src/test/client" BUILD="$work/client" CXXFLAGS=-O2 bench
+}
+
+# client CASE TITLE PAIRS BAR GOAL [DELAY]: what test/client/bench.cpp calls CASE, and the same by hand
+client() {
+	local ours by_hand ratio
+	delay=${6:-}
+	measure "$3" client_rate "$1" "$1_by_hand"
+	read -r ours by_hand ratio < <(medians "$work/pairs")
+	row "$2" /s "$ours" "$by_hand" "$ratio" "$4" "$5"
+}
+
+client_rate() { "$work/client/bench" "$1" "$seconds" ${delay:+"$delay"}; }
 
 #
 # The registry
