@@ -1,5 +1,6 @@
 # The C++ client: each public header compiles alone, its unit tests and its tests against a server
-# pass, it installs, and what the README shows of it compiles and runs where it is installed.
+# pass, the examples do what they say, it installs, and what the README shows of it compiles and runs
+# where it is installed.
 #
 # CXX and SANITIZE (address,undefined) in the environment are for the compiler.
 
@@ -16,6 +17,7 @@ my $root = abs_path("$FindBin::RealBin/../..");
 my $build = "$PostgreSQL::Test::Utils::tmp_check/client";
 my $prefix = "$build/prefix";
 my $compiler = $ENV{CXX} // 'g++';
+my $started = 0;
 my $warnings = '-Wall -Wextra -Wpedantic -Wconversion -Werror';
 # what other sessions hold is looked at by its name
 my $node = new_server('client', conf => "shared_preload_libraries = 'postgres_lock'\n");
@@ -57,6 +59,32 @@ sub run_tests
 	return;
 }
 
+# Starts an example, which writes into files: what several wrote into pipes might be left unread.
+sub start_example
+{
+	my ($program, @arguments) = @_;
+	my $output = "$build/output" . $started++;
+
+	return {
+		output => $output,
+		run => IPC::Run::start([ "$build/$program", @arguments ], '<', \undef, '>', $output, '2>&1')
+	};
+}
+
+# What it has written and its exit code, when it has ended.
+sub finish_example
+{
+	my ($example) = @_;
+
+	$example->{run}->finish;
+	return (slurp_file($example->{output}), $example->{run}->result(0));
+}
+
+sub run_example
+{
+	return finish_example(start_example(@_));
+}
+
 # its own tests
 my @make = ('make', '-s', '-C', "$root/test/client", "BUILD=$build", "CXX=$compiler");
 
@@ -67,6 +95,50 @@ foreach my $program ('unit', 'server')
 	succeeds("$program: builds", @make, $program);
 	run_tests($program);
 }
+
+# the examples
+succeeds('the examples compile', @make, 'examples');
+
+# cron_job: at most one at a time
+my $gate = "$build/gate";
+my $job = start_example('cron_job', 'nightly', "until test -e $gate; do sleep 0.05; done; echo done");
+
+$node->poll_query_until('postgres', "SELECT NOT pglock.is_free('nightly')") or die "no job runs";
+is_deeply([ run_example('cron_job', 'nightly', 'echo second') ],
+	[ "nightly is running already\n", 0 ], 'cron_job: leaves if the job is running');
+is_deeply([ run_example('cron_job', 'weekly', 'echo another') ],
+	[ "another\n", 0 ], '... and does not mind other jobs');
+append_to_file($gate, '');
+is_deeply([ finish_example($job) ], [ "done\n", 0 ], '... which goes on to its end');
+is_deeply([ run_example('cron_job', 'nightly', 'echo third; false') ],
+	[ "third\n", 1 ], '... after which it runs again; a failure is passed on');
+my ($said, $code) = run_example('cron_job', 'nightly',
+	q{psql -qAtc "SELECT pg_terminate_backend(pid, 60000) FROM pglock.locks WHERE key = 'nightly'"});
+like($said, qr/^t\nnightly: FATAL:  terminating connection/, '... and tells if it lost its lock');
+is($code, 1, '... as a failure');
+
+# cache_rebuild: one makes it, all read it
+my $cache = "$build/report";
+my $session = session($node);
+
+$node->safe_psql('postgres', 'CREATE TABLE sales AS SELECT 42 AS amount');
+$session->query("SELECT pglock.acquire('cache:$cache')");
+my @readers = map { start_example('cache_rebuild', $cache) } 1 .. 4;
+wait_for_waiter($node, "cache:$cache", 4);
+$session->query('SELECT pglock.release_all()');
+my @shown = sort map { (finish_example($_))[0] } @readers;
+is_deeply(\@shown, [ "rebuilt\nsales: 42\n", ("sales: 42\n") x 3 ],
+	'cache_rebuild: one of four makes the report, and all show it');
+
+$session->query("SELECT pglock.acquire('cache:$cache', shared => true)");
+is_deeply([ run_example('cache_rebuild', $cache) ], [ "sales: 42\n", 0 ], '... readers are together');
+unlink $cache or die $!;
+my $rebuilder = start_example('cache_rebuild', $cache);
+wait_for_waiter($node, "cache:$cache");
+ok(!-e $cache, '... who makes it waits for those who read');
+$session->query('SELECT pglock.release_all()');
+is_deeply([ finish_example($rebuilder) ], [ "rebuilt\nsales: 42\n", 0 ], '... and then makes it');
+$session->quit;
 
 # installed
 succeeds('installs without a server', 'make', '-s', '-C', $root, 'install-client', "prefix=$prefix",
@@ -99,6 +171,9 @@ foreach my $number (1 .. @examples)
 	succeeds('... and runs', "$build/example$number");
 }
 is(scalar @examples, 6, 'the README has examples');
+my @unnamed = grep { slurp_file("$root/README.md") !~ m,\(test/client/examples/$_\), }
+  map { s,.*/,,r } glob "$root/test/client/examples/*.cpp";
+is_deeply(\@unnamed, [], '... and leads to all programs');
 
 succeeds('CMake finds it', 'cmake', '-S', "$root/test/client/consumer", '-B', "$build/cmake",
 	"-DCMAKE_PREFIX_PATH=$prefix", "-DCMAKE_CXX_COMPILER=$compiler", "-DSOURCE=$build/example1.cpp");
