@@ -9,9 +9,11 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Cwd 'abs_path';
+use IO::Socket::UNIX;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes 'usleep';
 
 my $root = abs_path("$FindBin::RealBin/../..");
 my $build = "$PostgreSQL::Test::Utils::tmp_check/client";
@@ -85,15 +87,50 @@ sub run_example
 	return finish_example(start_example(@_));
 }
 
+sub wait_for_leader
+{
+	my ($name) = @_;
+
+	$node->poll_query_until('postgres', "SELECT leader = '$name' FROM leadership")
+	  or die "$name does not lead";
+	return;
+}
+
+# A connection to a server that is about to listen.
+sub connect_to
+{
+	my ($path) = @_;
+
+	for (my $tries = 0; $tries < 1800; $tries++)
+	{
+		my $client = IO::Socket::UNIX->new(Peer => $path, Timeout => 180);
+
+		if ($client)
+		{
+			$client->autoflush(1);
+			return $client;
+		}
+		usleep(100_000);
+	}
+	die "nobody listens at $path";
+}
+
 # its own tests
-my @make = ('make', '-s', '-C', "$root/test/client", "BUILD=$build", "CXX=$compiler");
+chomp(my $jobs = `nproc`);
+my @make = ('make', '-s', "-j$jobs", '-C', "$root/test/client", "BUILD=$build", "CXX=$compiler");
 
 push @make, "SANITIZE=$ENV{SANITIZE}" if $ENV{SANITIZE};
 succeeds('each header compiles alone', @make, 'headers');
-foreach my $program ('unit', 'server')
+foreach my $program ('unit', 'server', 'async')
 {
 	succeeds("$program: builds", @make, $program);
 	run_tests($program);
+}
+if ($ENV{SANITIZE})
+{
+	# threads have a sanitizer of their own, which goes with no other
+	succeeds('async: builds for threads', @make, "BUILD=$build/thread", 'SANITIZE=thread', 'async');
+	run_tests('thread/async');
 }
 
 # the examples
@@ -138,6 +175,50 @@ wait_for_waiter($node, "cache:$cache");
 ok(!-e $cache, '... who makes it waits for those who read');
 $session->query('SELECT pglock.release_all()');
 is_deeply([ finish_example($rebuilder) ], [ "rebuilt\nsales: 42\n", 0 ], '... and then makes it');
+$session->quit;
+
+# leader_election: the next one leads when the first has lost its session
+$node->safe_psql('postgres', "CREATE TABLE leadership AS SELECT ''::text AS leader, 0::bigint AS token");
+my $first = start_example('leader_election', 'first');
+wait_for_leader('first');
+my $second = start_example('leader_election', 'second');
+wait_for_waiter($node, 'leader');
+my $token = $node->safe_psql('postgres', 'SELECT token FROM leadership');
+$node->safe_psql('postgres',
+	"SELECT pg_terminate_backend(pid) FROM pglock.locks WHERE key = 'leader' AND granted");
+my ($output, $status) = finish_example($first);
+like($output, qr/^first leads\n(?:.*\n)*first: (?:the session was lost|somebody else leads)/,
+	'leader_election: stops when it has lost its session');
+is($status, 1, '... which is a failure');
+wait_for_leader('second');
+cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'),
+	'>', $token, '... and the next one has a greater token');
+$second->{run}->signal('TERM');
+is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
+
+# coroutine_server: who waits for a lock does not keep the others waiting
+my $socket = "$build/socket";
+my $server = start_example('coroutine_server', $socket, 3);
+my @clients = map { connect_to($socket) } 1 .. 3;
+print $_ "42\n" foreach @clients;
+is_deeply([ map { scalar <$_> } @clients ], [ ("done\n") x 3 ], 'coroutine_server: serves all');
+$session = session($node);
+$session->query("SELECT pglock.acquire('account:42')");
+print { $clients[0] } "42\n";
+wait_for_waiter($node, 'account:42');
+print { $clients[1] } "43\n";
+is(scalar readline($clients[1]), "done\n", '... another account at once');
+$session->query('SELECT pglock.release_all()');
+is(scalar readline($clients[0]), "done\n", '... and the first when it is free');
+$session->query("SELECT pglock.acquire('account:42')");
+print { $clients[0] } "42\n";
+is(scalar readline($clients[0]), "busy\n", '... or says that it is not');
+close $clients[2];
+$clients[2] = connect_to($socket);
+print { $clients[2] } "44\n";
+is(scalar readline($clients[2]), "done\n", '... and goes on when a client has gone');
+$server->{run}->signal('TERM');
+is_deeply([ finish_example($server) ], [ '', 0 ], '... until it is ended');
 $session->quit;
 
 # installed
