@@ -28,9 +28,9 @@ main() {
 	prove_all "${tap[@]}"
 }
 
-# What the tests of the C++ client are built with, if they are to run.
+# What the tests that use the C++ client are built with, if they are to run.
 need_client() {
-	[[ " ${TESTS:-050_client} " == *' 050_client '* ]] || return 0
+	[[ " ${TESTS:-050_client} " =~ ' '(050_client|064_migration)' ' ]] || return 0
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
 	need libasio-dev test -f /usr/include/asio.hpp
