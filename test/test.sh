@@ -20,7 +20,8 @@ main() {
 	mapfile -t sql < <(chosen "$src"/sql/[^-]*.sql)
 	mapfile -t specs < <(chosen "$src"/test/specs/*.spec)
 	mapfile -t tap < <(chosen "$src"/test/t/*.pl)
-	[[ " ${tap[*]} " != *' 039_exporter '* ]] || find_exporter
+	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
+	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
 	results=()
 	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
 	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
@@ -30,7 +31,7 @@ main() {
 
 # What the tests that use the C++ client are built with, if they are to run.
 need_client() {
-	[[ " ${TESTS:-050_client} " =~ ' '(050_client|064_migration)' ' ]] || return 0
+	[[ " ${TESTS:-050_client} " =~ ' '(050_client|062_pgbouncer|064_migration)' ' ]] || return 0
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
 	need libasio-dev test -f /usr/include/asio.hpp
@@ -49,25 +50,41 @@ chosen() {
 	done
 }
 
-# Says in POSTGRES_EXPORTER where Prometheus' exporter is. Its package would start a service, so it is
-# unpacked and not installed. Without the exporter the test skips what it can't do, but not in CI.
-find_exporter() {
-	local package=prometheus-postgres-exporter folder=$work/exporter
-	if [[ -n ${POSTGRES_EXPORTER:-} ]]; then
-		return
-	elif has "$package" >/dev/null; then
-		POSTGRES_EXPORTER=$(has "$package")
-	elif has apt-get >/dev/null; then
-		as_server mkdir "$folder"
-		if ! download "$package" "$folder" && ! { apt_get update && download "$package" "$folder"; }; then
-			[[ -z ${CI:-} ]] || die "could not download $package"
-			say "could not download $package, going on without it"
-			return
-		fi
-		as_server dpkg-deb -x "$folder"/*.deb "$folder"
-		POSTGRES_EXPORTER=$folder/usr/bin/$package
+# find_service VARIABLE TEST PACKAGE PROGRAM: says in the variable where the program is, if the test is
+# to run. Its package would start a service, so it is unpacked and not installed. Without the program the
+# test skips what it can't do, but not in CI.
+find_service() {
+	local -n found=$1
+	local test=$2 package=$3 program=$4
+	export "${1?}"
+	[[ " ${tap[*]} " == *" $test "* && -z ${found:-} ]] || return 0
+	if has "${program##*/}" >/dev/null; then
+		found=$(has "${program##*/}")
+	elif has apt-get >/dev/null && unpack "$package"; then
+		found=$work/$package$program
+		has_libraries "$found" || install_dependencies "$work/$package"/*.deb
+	else
+		[[ -z ${CI:-} ]] || die "could not download $package"
+		say "could not download $package, going on without it"
 	fi
-	export POSTGRES_EXPORTER
+}
+
+# unpack PACKAGE: into a folder of its name
+unpack() {
+	local folder=$work/$1
+	as_server mkdir "$folder"
+	download "$1" "$folder" || { apt_get update && download "$1" "$folder"; } || return
+	as_server dpkg-deb -x "$folder"/*.deb "$folder"
+}
+
+has_libraries() { ! ldd "$1" | grep -q 'not found'; }
+
+# of a package that is a file
+install_dependencies() {
+	local dependencies
+	dependencies=$(dpkg-deb -f "$1" Depends)
+	say "installing with apt-get: $dependencies"
+	apt_get satisfy --no-install-recommends "$dependencies" || die "could not install: $dependencies"
 }
 
 # download PACKAGE FOLDER

@@ -8,6 +8,7 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use ClientTests;
 use Cwd 'abs_path';
 use IO::Socket::UNIX;
 use PgLock;
@@ -27,39 +28,6 @@ my $node = new_server('client', conf => "shared_preload_libraries = 'postgres_lo
 $ENV{PGHOST} = $node->host;
 $ENV{PGPORT} = $node->port;
 $ENV{PGDATABASE} = 'postgres';
-# libpqxx 6 loses the result that tells it of a broken connection
-$ENV{LSAN_OPTIONS} = "suppressions=$root/test/client/leaks.txt:print_suppressions=0";
-mkdir $build or die $!;
-
-# Does the command succeed? Shows what it says if not.
-sub succeeds
-{
-	my ($title, @command) = @_;
-	my ($stdout, $stderr);
-	my $succeeded = IPC::Run::run(\@command, '<', \undef, '>', \$stdout, '2>', \$stderr);
-
-	ok($succeeded, $title) or diag($stdout . $stderr);
-	return $stdout;
-}
-
-# The tests of a program become tests here.
-sub run_tests
-{
-	my ($program) = @_;
-	my ($output, $passed) = ('', 0);
-	my $succeeded = IPC::Run::run([ "$build/$program", '--gtest_color=no' ], '<', \undef, '>&', \$output);
-
-	while ($output =~ /^\[ +(OK|FAILED) +\] (\S+?)(?:,.*)? \(\d+ ms\)$/mg)
-	{
-		ok($1 eq 'OK', $2);
-		$passed++ if $1 eq 'OK';
-	}
-	my ($planned) = $output =~ /^\[=+\] Running (\d+) tests/m;
-
-	is($passed, $planned, "$program: all of them ran");
-	ok($succeeded, "$program: ends well") or diag($output);
-	return;
-}
 
 # Starts an example, which writes into files: what several wrote into pipes might be left unread.
 sub start_example
@@ -116,25 +84,21 @@ sub connect_to
 }
 
 # its own tests
-chomp(my $jobs = `nproc`);
-my @make = ('make', '-s', "-j$jobs", '-C', "$root/test/client", "BUILD=$build", "CXX=$compiler");
-
-push @make, "SANITIZE=$ENV{SANITIZE}" if $ENV{SANITIZE};
-succeeds('each header compiles alone', @make, 'headers');
+make_tests('each header compiles alone', $build, 'headers');
 foreach my $program ('unit', 'server', 'async')
 {
-	succeeds("$program: builds", @make, $program);
-	run_tests($program);
+	make_tests("$program: builds", $build, $program);
+	run_tests("$build/$program");
 }
 if ($ENV{SANITIZE})
 {
 	# threads have a sanitizer of their own, which goes with no other
-	succeeds('async: builds for threads', @make, "BUILD=$build/thread", 'SANITIZE=thread', 'async');
-	run_tests('thread/async');
+	make_tests('async: builds for threads', "$build/thread", 'async', 'thread');
+	run_tests("$build/thread/async");
 }
 
 # the examples
-succeeds('the examples compile', @make, 'examples');
+make_tests('the examples compile', $build, 'examples');
 
 # cron_job: at most one at a time
 my $gate = "$build/gate";
