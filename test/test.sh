@@ -12,6 +12,7 @@ main() {
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need perl has prove
 	need_client
+	need_pools
 	prepare
 	build_and_install
 	tools=$(test_tools)
@@ -22,6 +23,7 @@ main() {
 	mapfile -t tap < <(chosen "$src"/test/t/*.pl)
 	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
 	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
+	find_node_postgres
 	results=()
 	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
 	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
@@ -38,6 +40,33 @@ need_client() {
 	need libgtest-dev has_package gtest
 	need pkg-config has pkg-config
 	need cmake has cmake
+}
+
+# What the test of pools in programs is run with, if it is to run.
+need_pools() {
+	[[ " ${TESTS:-063_pools} " == *' 063_pools '* ]] || return 0
+	need python3-asyncpg has_module asyncpg
+	need python3-psycopg has_module psycopg
+	need python3-psycopg-pool has_module psycopg_pool
+	need python3-psycopg2 has_module psycopg2
+	need python3-sqlalchemy has_module sqlalchemy
+	need nodejs has node
+	need npm has npm
+	need default-jdk-headless has javac
+	need libhikaricp-java has_jar HikariCP
+	need libpostgresql-jdbc-java has_jar postgresql
+}
+
+has_module() { /usr/bin/python3 -c "import $1"; }
+
+has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
+
+# Says in NODE_PATH where node-postgres is, which is no package of Debian's.
+find_node_postgres() {
+	[[ " ${tap[*]} " == *' 063_pools '* ]] || return 0
+	mkdir "$work/npm"
+	quietly npm install --prefix "$work/npm" --no-audit --no-fund pg
+	export NODE_PATH=$work/npm/node_modules
 }
 
 # The names of those tests among the files that TESTS asks for.
