@@ -159,7 +159,8 @@ TEST_F(Cancellation, DoesNotStopTheThread)
 	EXPECT_EQ(ended, 20);
 }
 
-// Four sessions want one lock at random times, and cancel at random times.
+// Four sessions want one lock at random times, and cancel at random times: about as often before as
+// after they have got it, however fast the machine is.
 TEST_P(CancellationIn, AThousandTimesAtRandomLeaksNothing)
 {
 	struct client
@@ -174,12 +175,17 @@ TEST_P(CancellationIn, AThousandTimesAtRandomLeaksNothing)
 	constexpr int rounds = 1000;
 	std::vector<client> clients(4);
 	std::mt19937 random(42);
-	std::uniform_int_distribution<int> delay(0, 1500);
+	double longest = 1500;
 	int started = 0;
 	int taken = 0;
 	int aborted = 0;
 	int holders = 0;
 	std::function<void(client &)> begin;
+
+	auto delay = [&] {
+		return std::chrono::microseconds(
+			std::uniform_int_distribution<long>(0, static_cast<long>(longest))(random));
+	};
 
 	auto end = [&](client &each) {
 		if (GetParam().in_block)
@@ -195,8 +201,7 @@ TEST_P(CancellationIn, AThousandTimesAtRandomLeaksNothing)
 			each.session.begin();
 		each.lock = std::make_unique<async_lock>(context, each.session.get(), "a",
 												 pglock::options{.scope = GetParam().scope});
-		each.timer =
-			std::make_unique<asio::steady_timer>(context, std::chrono::microseconds(delay(random)));
+		each.timer = std::make_unique<asio::steady_timer>(context, delay());
 		each.timer->async_wait([&](std::error_code error) {
 			if (!error)
 				each.signal.emit(asio::cancellation_type::total);
@@ -211,13 +216,15 @@ TEST_P(CancellationIn, AThousandTimesAtRandomLeaksNothing)
 				if (what == "aborted")
 				{
 					aborted++;
+					longest *= 1.02;
 					EXPECT_EQ(locks_of(each.pid), "0") << "right after the cancellation";
 					return end(each);
 				}
 				EXPECT_EQ(what, "true");
 				EXPECT_EQ(++holders, 1);
 				taken++;
-				each.timer->expires_after(std::chrono::microseconds(delay(random) / 4));
+				longest *= 0.98;
+				each.timer->expires_after(delay() / 4);
 				each.timer->async_wait([&](std::error_code) {
 					holders--;
 					if (GetParam().scope == pglock::scope::transaction)

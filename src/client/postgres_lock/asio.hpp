@@ -273,8 +273,8 @@ class [[nodiscard]] async_guard
 	auto
 	async_watch(std::stop_source &stop, Token &&token)
 	{
-		return detail::start_watch(held()->channel.executor(),
-								   held()->hold.connection(), stop, std::forward<Token>(token));
+		return detail::start_watch(held()->channel.executor(), held()->hold.connection(), stop,
+								   std::forward<Token>(token));
 	}
 
 	/// See `lock::locked()`.
