@@ -295,6 +295,17 @@ TEST_F(CriticalSection, AFailureAtAnyPlaceLeavesNothing)
 	EXPECT_EQ(notices, "");
 }
 
+TEST_F(CriticalSection, AFailureOfCommitIsNotTakenForATimeout)
+{
+	session.query("CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql "
+				  "AS $$BEGIN RETURN 'no row'::int; END$$");
+	session.query(
+		"CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON work DEFERRABLE INITIALLY DEFERRED "
+		"FOR EACH ROW EXECUTE FUNCTION fail()");
+	EXPECT_EQ(run({insert}, {.timeout = 1h}), "22P02");
+	expect_nothing("after it");
+}
+
 TEST_F(CriticalSection, WhatTheServerRefusesLeavesNothing)
 {
 	EXPECT_EQ(run({insert, "VACUUM work"}), "25001");
@@ -439,6 +450,8 @@ TEST_F(CriticalSection, SharedOnesAreTogether)
 	libpq_session other;
 	pglock::guard reader(other.get(), "a", {.shared = true});
 
+	session.query("SET lock_timeout = '10s'");
+	EXPECT_EQ(run({insert}, {.shared = true}), "none");
 	EXPECT_EQ(run({insert}, {.shared = true, .timeout = 0ms}), "none");
 	EXPECT_EQ(run({insert}, {.timeout = 0ms}), "55P03");
 }
