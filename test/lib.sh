@@ -53,12 +53,14 @@ end() {
 	exit "$1"
 }
 
-# Ends every server that has its data below the folder, by the process id it wrote there.
+# Ends every server that has its data below the folder, by the process id it wrote there. Those in
+# chroots had numbers of their own, and are gone.
 stop_servers() {
 	local pid_file
-	find "$work" -name postmaster.pid -print 2>/dev/null | while read -r pid_file; do
-		as_server "$bin/pg_ctl" stop -D "$(dirname "$pid_file")" -m immediate
-	done &>/dev/null
+	find "$work" -path "$work/chroots" -prune -o -name postmaster.pid -print 2>/dev/null |
+		while read -r pid_file; do
+			as_server "$bin/pg_ctl" stop -D "$(dirname "$pid_file")" -m immediate
+		done &>/dev/null
 }
 
 # Runs a command that takes long, so that a signal ends it and us at once: bash would put off its

@@ -1,0 +1,119 @@
+# shellcheck shell=bash
+# Debian systems in folders, for what the machine's own can't show: other versions of PostgreSQL, or a
+# system on which nothing is installed yet. Only root can make and enter them.
+#
+# To be sourced after lib.sh. A folder in "$work/chroots" vanishes with the command.
+
+# The suites that have PostgreSQL's versions: the newest that holds together, and then older ones.
+suites=(forky trixie bookworm experimental)
+versions=(15 17 18 19)
+
+need_chroot() {
+	((EUID == 0)) || die "only root can make a chroot: sudo make ..."
+	need mmdebstrap has mmdebstrap
+	need util-linux has unshare
+}
+
+# debian_chroot FOLDER SUITES [OPTION...]: a small Debian of these suites ("trixie bookworm"). The
+# options are mmdebstrap's, as --include=g++,make. A suite that there is not is left out by name.
+debian_chroot() {
+	local folder=$1 names=$2 address suite found=() sources=()
+	shift 2
+	address=$(mirror)
+	for suite in $names; do
+		if has_suite "$address" "$suite"; then
+			found+=("$suite")
+			sources+=("deb $address $suite main")
+		else
+			say "skipped: Debian has no suite $suite, or it can't be reached"
+		fi
+	done
+	((${#found[@]} > 0)) || die "no suite of $names at $address"
+
+	mkdir -p "$(dirname "$folder")"
+	# what says how old a moving suite's list may be is often older
+	quietly mmdebstrap --mode=root --variant=minbase --skip=cleanup/apt/lists \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
+		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' \
+		--customize-hook='chmod 1777 "$1/dev/shm"' \
+		"$@" "${found[0]}" "$folder" "${sources[@]}"
+}
+
+# where apt gets Debian's packages
+mirror() {
+	local address
+	address=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(RELEASE)' |
+		sed -nE '/security|updates|backports/d; s,^([^ ]+/debian/?) main .*,\1,p' | head -n 1)
+	[[ -n $address ]] || die "apt knows no address of Debian's packages"
+	say "$address"
+}
+
+# has_suite MIRROR SUITE
+has_suite() {
+	/usr/lib/apt/apt-helper -o Acquire::Retries=3 download-file \
+		"${1%/}/dists/$2/InRelease" "$work/InRelease" &>/dev/null
+}
+
+# in_chroot FOLDER COMMAND...: runs it as root in there, with nothing of our environment. Nothing that
+# it starts outlives it, where the machine lets us have namespaces.
+in_chroot() {
+	local folder=$1 namespaces=()
+	shift
+	if unshare --mount --pid --ipc --fork --kill-child true 2>/dev/null; then
+		namespaces=(unshare --mount --pid --ipc --fork --kill-child)
+	fi
+	# the first process of a namespace is deaf to signals and takes all others with it: a shell, so that
+	# the command hears them
+	env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C \
+		"${namespaces[@]}" sh -c '
+			if [ $$ = 1 ]; then
+				mount -t proc proc "$0/proc"
+				mount -t tmpfs -o mode=1777 tmpfs "$0/dev/shm"
+			fi 2>/dev/null
+			chroot "$0" "$@"
+			exit' "$folder" "$@"
+}
+
+# install_in_chroot FOLDER PACKAGE...
+install_in_chroot() {
+	local folder=$1
+	shift
+	in_chroot "$folder" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		-o Dpkg::Use-Pty=0 --no-install-recommends install "$@"
+}
+
+# postgres_chroot FOLDER: one with the `versions` side by side, those that can be had, and with what it
+# takes to build the extension and to test it. It does without LLVM, which is large.
+postgres_chroot() {
+	local folder=$1 version packages=()
+	debian_chroot "$folder" "${suites[*]}" --include=g++,make,perl,libipc-run-perl,libssl-dev \
+		--dpkgopt='path-exclude=/usr/lib/llvm-*' --dpkgopt='path-exclude=/usr/lib/*/lib*LLVM*' \
+		--dpkgopt='path-exclude=/usr/lib/*/libclang*' \
+		--dpkgopt='path-exclude=/usr/lib/postgresql/*/lib/llvmjit*'
+	# nobody asked for the servers that Debian's packages make and start
+	mkdir -p "$folder/etc/postgresql-common"
+	say 'create_main_cluster = false' >"$folder/etc/postgresql-common/createcluster.conf"
+	# apt takes nothing from experimental unasked, not even what the newest version needs of itself
+	printf '%s\n' "Package: src:postgresql-${versions[-1]}" 'Pin: release a=experimental' \
+		'Pin-Priority: 500' >"$folder/etc/apt/preferences.d/postgresql"
+
+	for version in "${versions[@]}"; do
+		if run install_in_chroot "$folder" --simulate "postgresql"{,-server-dev}"-$version" &>"$log"; then
+			packages+=("postgresql"{,-server-dev}"-$version")
+		else
+			say "skipped: PostgreSQL $version can't be installed: $(grep -m 1 '^E:' "$log")"
+		fi
+	done
+	((${#packages[@]} > 0)) || die 'no version of PostgreSQL can be installed'
+	quietly install_in_chroot "$folder" "${packages[@]}"
+	sed -i 's/^with_llvm[\t ]*=.*/with_llvm = no/' "$folder"/usr/lib/postgresql/*/lib/pgxs/src/Makefile.global
+}
+
+# The versions in a chroot.
+chroot_versions() {
+	local version
+	for version in "${versions[@]}"; do
+		[[ ! -x $1/usr/lib/postgresql/$version/bin/postgres ]] || say "$version"
+	done
+}
