@@ -100,8 +100,13 @@ for_each_waiter(const LOCK &lock, Function function)
 #else
 	const SHM_QUEUE &head = lock.waitProcs.links;
 #endif
+#if PG_VERSION_NUM >= 190000
+	constexpr Size offset = offsetof(PGPROC, waitLink);
+#else
+	constexpr Size offset = offsetof(PGPROC, links);
+#endif
 
-	for_each_element<PGPROC>(head, offsetof(PGPROC, links), function);
+	for_each_element<PGPROC>(head, offset, function);
 }
 
 /* As the server sees it, whatever this session has read of its settings. Under SyncRepLock. */
