@@ -136,14 +136,23 @@ SELECT count(*) FROM written;
 SHOW lock_timeout;
 SHOW statement_timeout;
 COMMIT;
--- lock_timeout and statement_timeout are errors, with the lock's name, and leave nothing
+-- lock_timeout and statement_timeout are errors, with the lock's name, and leave nothing; the server may
+-- have more to say of the wait, and statement_timeout may strike before it begins, on a slow machine
+\set SHOW_CONTEXT never
 SET lock_timeout = '10ms';
+DO $$
+DECLARE
+    context text;
+BEGIN
+    PERFORM pglock.acquire('taken');
+EXCEPTION WHEN lock_not_available THEN
+    GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+    RAISE NOTICE '%', substring(context FROM 'while acquiring lock [^\n]*');
+END $$;
 SELECT pglock.acquire('taken');
 SELECT pglock.acquire('taken', scope => 'transaction', shared => true, timeout => '10min');
 CALL pglock.lock('taken');
 RESET lock_timeout;
--- statement_timeout may strike before the wait begins, on a slow machine
-\set SHOW_CONTEXT never
 SET statement_timeout = '50ms';
 SELECT pglock.acquire('taken');
 SELECT pglock.acquire('taken', timeout => '10min');

@@ -104,20 +104,26 @@ COMMIT;
 
 -- an error half way gives back what came before it, also when somebody catches the error
 SET lock_timeout = '10ms';
+\set SHOW_CONTEXT never
 SELECT pglock.acquire_all('{p,q,r}');
 BEGIN;
 SAVEPOINT s;
 SELECT pglock.acquire_all('{p,q,r}', scope => 'transaction');
 ROLLBACK TO s;
+\unset SHOW_CONTEXT
 :mine;
 COMMIT;
 RESET lock_timeout;
 :mine;
+-- the SQLSTATE, and at which lock
 CREATE FUNCTION caught(scope text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    context text;
 BEGIN
     RETURN pglock.acquire_all('{p,q,r}', scope => scope);
 EXCEPTION WHEN lock_not_available OR program_limit_exceeded THEN
-    RETURN sqlstate;
+    GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+    RETURN concat_ws(' ', sqlstate, substring(context FROM 'acquiring lock "([^"]*)"'));
 END $$;
 SET lock_timeout = '10ms';
 BEGIN;

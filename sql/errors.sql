@@ -11,6 +11,10 @@ BEGIN
         RAISE NOTICE '% is NOT refused', command;
     EXCEPTION WHEN others THEN
         GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        IF sqlstate = '42883' THEN -- is not our error, and not told in the same words by all versions
+            detail = '';
+            hint = '';
+        END IF;
         RAISE NOTICE E'%\n=> % %', btrim(command), sqlstate,
             concat_ws(E'\n', sqlerrm, nullif(detail, ''), nullif(hint, ''));
     END;

@@ -47,7 +47,9 @@ SELECT pglock.lock_id('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'::uuid) = 1094339308
        pglock.lock_id('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11') = 109433930813134025 AS text;
 SELECT pglock.lock_id(NULL::text), pglock.lock_id(NULL::bigint), pglock.lock_id(NULL::uuid);
 -- other numbers are not keys, nor is there a cast that would make them one
+\set VERBOSITY terse
 SELECT pglock.lock_id(5.0);
+\unset VERBOSITY
 
 -- every function takes the three types, and they meet
 SELECT pglock.acquire(42), pglock.try('42'), pglock.acquire('42', shared => true);

@@ -17,18 +17,17 @@ main() {
 	build_and_install
 	tools=$(test_tools)
 
-	local sql specs tap
-	mapfile -t sql < <(chosen "$src"/sql/[^-]*.sql)
-	mapfile -t specs < <(chosen "$src"/test/specs/*.spec)
-	mapfile -t tap < <(chosen "$src"/test/t/*.pl)
+	results=()
+	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
+	choose "$src"/sql/[^-]*.sql
+	pg_regress sql regress/pg_regress "$src" "${chosen[@]}"
+	choose "$src"/test/specs/*.spec
+	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${chosen[@]}"
+	choose "$src"/test/t/*.pl
 	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
 	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
 	find_node_postgres
-	results=()
-	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
-	pg_regress sql regress/pg_regress "$src" "${sql[@]}"
-	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${specs[@]}"
-	prove_all "${tap[@]}"
+	prove_all "${chosen[@]}"
 }
 
 # What the tests that use the C++ client are built with, if they are to run.
@@ -63,19 +62,20 @@ has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
 # Says in NODE_PATH where node-postgres is, which is no package of Debian's.
 find_node_postgres() {
-	[[ " ${tap[*]} " == *' 063_pools '* ]] || return 0
+	[[ " ${chosen[*]} " == *' 063_pools '* ]] || return 0
 	mkdir "$work/npm"
 	quietly npm install --prefix "$work/npm" --no-audit --no-fund pg
 	export NODE_PATH=$work/npm/node_modules
 }
 
-# The names of those tests among the files that TESTS asks for.
-chosen() {
+# Notes in `chosen` the names of those tests among the files that TESTS asks for.
+choose() {
 	local file name
+	chosen=()
 	for file; do
 		name=$(basename "${file%.*}")
 		[[ ! -e $file || $name == postgres_lock--* || " ${TESTS:-$name} " != *" $name "* ]] ||
-			say "$name"
+			chosen+=("$name")
 	done
 }
 
@@ -86,7 +86,7 @@ find_service() {
 	local -n found=$1
 	local test=$2 package=$3 program=$4
 	export "${1?}"
-	[[ " ${tap[*]} " == *" $test "* && -z ${found:-} ]] || return 0
+	[[ " ${chosen[*]} " == *" $test "* && -z ${found:-} ]] || return 0
 	if has "${program##*/}" >/dev/null; then
 		found=$(has "${program##*/}")
 	elif has apt-get >/dev/null && unpack "$package"; then
@@ -139,13 +139,14 @@ pg_regress() {
 
 show_and_log() { "$@" 2>&1 | tee "$log"; }
 
-# to_tap SERVERLOG TEST...: pg_regress's output as TAP. A test that it does not mention is missed
-# in the plan.
+# to_tap SERVERLOG TEST...: pg_regress's output as TAP; since PostgreSQL 16 it nearly is. A test that it
+# does not mention is missed in the plan.
 to_tap() {
 	local server_log=$1 crashes
 	shift
 	say "1..$(($# + 1))"
-	sed -nE 's/^test +([^ ]+) +\.\.\. ok .*/ok - \1/p; s/^test +([^ ]+) +\.\.\. FAILED.*/not ok - \1/p'
+	sed -nE 's/^test +([^ ]+) +\.\.\. ok .*/ok - \1/p; s/^test +([^ ]+) +\.\.\. FAILED.*/not ok - \1/p
+		s/^(ok|not ok) +[0-9]+ +- +([^ ]+) .*/\1 - \2/p'
 	if crashes=$(grep -E 'terminated by signal|TRAP:|PANIC' "$server_log") || [[ ! -s $server_log ]]; then
 		say "not ok - no crash in the server's log"
 		printf 'in %s: %s\n' "$server_log" "${crashes:-nothing}" >&2
@@ -163,8 +164,9 @@ prove_all() {
 
 	as_server mkdir "$work/tap"
 	title 'TAP, and the summary of all'
-	run show_and_log as_server env TESTDIR="$work/tap" PGPORT=65432 \
-		PG_REGRESS="$tools/regress/pg_regress" \
+	# the last two are what PostgreSQL 16 has made of the first
+	run show_and_log as_server env TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" \
+		TESTLOGDIR="$work/tap/tmp_check/log" PGPORT=65432 PG_REGRESS="$tools/regress/pg_regress" \
 		prove -I "$tools/perl" -I "$src" "${tests[@]}" || status=$?
 	if ((status != 0)); then
 		failed_logs

@@ -94,8 +94,9 @@ sub is_crash_free
 	my @log = split /\n/, slurp_file($node->logfile);
 	my $killed = join '|', @{ $params{killed} // [] };
 
-	@log = grep { !/server process \(PID ($killed)\) was terminated by signal 9/ } @log if $killed;
-	my @crashes = grep { /terminated by signal|TRAP:|PANIC|server process .* was terminated/ } @log;
+	# a "server process", which is a "client backend" since PostgreSQL 19
+	@log = grep { !/\(PID ($killed)\) was terminated by signal 9/ } @log if $killed;
+	my @crashes = grep { /terminated by signal|TRAP:|PANIC|\(PID \d+\) was terminated/ } @log;
 
 	is(join("\n", @crashes), '', $node->name . ': no crash in the log');
 	return;

@@ -49,14 +49,16 @@ foreach my $case (
 	start_waiting($waiter, $call);
 
 	my $line = qr/process $pid still waiting for \w+ on advisory lock/;
-	my $log = wait_for_log(qr/$line.*CONTEXT:  while acquiring lock/s, $offset);
+	# since PostgreSQL 19 the server itself says in a line before ours what is waited for
+	my $context = qr/CONTEXT:  (?:waiting for .*\n\t)?while acquiring lock/;
+	my $log = wait_for_log(qr/$line.*$context/s, $offset);
 
-	like($log, qr/LOG:  $line.*\n(?:.*\n)*?.*CONTEXT:  while acquiring lock $name\n/,
+	like($log, qr/LOG:  $line.*\n(?:.*\n)*?.*$context $name\n/,
 		substr($call, 0, 60) . ': the wait is logged by name');
 	is($holder->query('SELECT pglock.release_all()'), '1', 'the holder releases');
 	is(finish_waiting($waiter), '00000', 'the waiter gets the lock');
 	$log = wait_for_log(qr/process $pid acquired \w+ on advisory lock.*CONTEXT/s, $offset);
-	like($log, qr/process $pid acquired.*\n(?:.*\n)*?.*CONTEXT:  while acquiring lock $name\n/,
+	like($log, qr/process $pid acquired.*\n(?:.*\n)*?.*$context $name\n/,
 		'... and so is its end');
 	$waiter->query('SELECT pglock.release_all()');
 }

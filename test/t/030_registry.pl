@@ -238,7 +238,8 @@ SKIP:
 	skip 'root may write anywhere', 1 if $> == 0;
 
 	my $log_start = -s $node->logfile;
-	my $parallel = 'SET force_parallel_mode = on; SELECT count(*) FROM pg_class; RESET force_parallel_mode';
+	my $setting = $node->pg_version >= 16 ? 'debug_parallel_query' : 'force_parallel_mode';
+	my $parallel = "SET $setting = on; SELECT count(*) FROM pg_class; RESET $setting";
 	my $victim = session($node);
 
 	chmod 0500, $segments or die $!;
