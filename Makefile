@@ -3,6 +3,7 @@
 # system; they live in test/ and bring what else they use.
 
 EXTENSION = postgres_lock
+version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
 MODULE_big = postgres_lock
 OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
 # PGXS puts $(srcdir) before these
@@ -17,7 +18,7 @@ TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
 # PostgreSQL's headers are made for C: -isystem keeps their warnings out of ours
-PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server)
+PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server) -DPGLOCK_VERSION='"$(version)"'
 # PGXS has COPT reach C only: make COPT=-Werror
 PG_CXXFLAGS = -std=c++20 -Wall -Wextra -fno-exceptions -fno-rtti -fno-threadsafe-statics \
 	-Wno-register $(COPT)
@@ -58,7 +59,6 @@ client = $(srcdir)/src/client
 client_headers = $(DESTDIR)$(includedir)/postgres_lock
 client_pkgconfig = $(DESTDIR)$(libdir)/pkgconfig
 client_cmake = $(DESTDIR)$(libdir)/cmake/postgres_lock
-version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
 fill_in = sed -e 's,@includedir@,$(includedir),' -e 's,@version@,$(version),'
 
 .PHONY: $(CLIENT_TARGETS)

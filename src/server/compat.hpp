@@ -2,6 +2,9 @@
  * compat.hpp: what differs between the versions of PostgreSQL.
  *
  * The only file with #if on PG_VERSION_NUM; the others read as if there were one PostgreSQL.
+ *
+ * The tests run on 15, 17, 18 and 19. What 15 and 17 have in common 16 has, too; where they differ
+ * it has the lists of 17 (dlist for SHM_QUEUE), and all else as 15 has it.
  */
 #pragma once
 
@@ -9,6 +12,13 @@
 
 #if PG_VERSION_NUM < 150000
 #error postgres_lock needs PostgreSQL 15 or later
+#endif
+
+/* PG_MODULE_MAGIC, with what pg_get_loaded_modules() shows. PGLOCK_VERSION is from the Makefile. */
+#if PG_VERSION_NUM >= 180000
+#define PGLOCK_MODULE_MAGIC PG_MODULE_MAGIC_EXT(.name = "postgres_lock", .version = PGLOCK_VERSION)
+#else
+#define PGLOCK_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
 namespace pglock::compat

@@ -12,7 +12,7 @@
 
 extern "C"
 {
-PG_MODULE_MAGIC;
+PGLOCK_MODULE_MAGIC;
 PGDLLEXPORT void _PG_init(void);
 }
 
