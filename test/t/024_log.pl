@@ -81,8 +81,8 @@ like($log, qr/ERROR:  deadlock detected\n(?:.*\n)*?.*CONTEXT:  while acquiring l
 	'... by name');
 
 # who failed still holds the lock it had: the other waits for it
-my $is_waiters = $log =~ /ERROR:  deadlock detected\n(?:.*\n)*?.*CONTEXT:  while acquiring lock "one"/;
-my ($loser, $winner) = $is_waiters ? ($waiter, $holder) : ($holder, $waiter);
+my ($in_vain) = $log =~ /ERROR:  deadlock detected\n(?:.*\n)*?.*CONTEXT:  while acquiring lock "(\w+)"/;
+my ($loser, $winner) = $in_vain eq 'one' ? ($waiter, $holder) : ($holder, $waiter);
 
 is(finish_waiting($loser), '40P01', 'the error reaches the client');
 like($loser->{stderr}, qr/ERROR:  deadlock detected.*CONTEXT:  while acquiring lock "(?:one|two)"/s, '... by name');
