@@ -1,6 +1,6 @@
 # postgres_lock: build, install and test with PGXS. `make install-client` installs the C++ client alone,
-# and needs no PostgreSQL. `make demo`, `make test` and `make bench` need nothing but make and a Debian
-# system; they live in test/ and bring what else they use.
+# and needs no PostgreSQL. `make demo`, `test`, `matrix`, `assert-test` and `bench` need nothing but make and
+# a Debian system; they live in test/ and bring what else they use.
 
 EXTENSION = postgres_lock
 version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
@@ -26,7 +26,7 @@ SHLIB_LINK = -lcrypto
 
 srcdir ?= .
 
-COMMANDS = demo test bench
+COMMANDS = demo test matrix assert-test bench
 CLIENT_TARGETS = install-client uninstall-client
 
 # the commands find or install their own PostgreSQL, and the client alone needs no server

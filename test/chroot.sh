@@ -19,7 +19,7 @@ need_chroot() {
 debian_chroot() {
 	local folder=$1 names=$2 address suite found=() sources=()
 	shift 2
-	address=$(mirror)
+	address=$(debian_mirror)
 	for suite in $names; do
 		if has_suite "$address" "$suite"; then
 			found+=("$suite")
@@ -38,15 +38,6 @@ debian_chroot() {
 		--dpkgopt='path-exclude=/usr/share/locale/*' \
 		--customize-hook='chmod 1777 "$1/dev/shm"' \
 		"$@" "${found[0]}" "$folder" "${sources[@]}"
-}
-
-# where apt gets Debian's packages
-mirror() {
-	local address
-	address=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(RELEASE)' |
-		sed -nE '/security|updates|backports/d; s,^([^ ]+/debian/?) main .*,\1,p' | head -n 1)
-	[[ -n $address ]] || die "apt knows no address of Debian's packages"
-	say "$address"
 }
 
 # has_suite MIRROR SUITE
@@ -80,7 +71,7 @@ install_in_chroot() {
 	local folder=$1
 	shift
 	in_chroot "$folder" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-		-o Dpkg::Use-Pty=0 --no-install-recommends install "$@"
+		-o Dpkg::Use-Pty=0 -o APT::Keep-Downloaded-Packages=false --no-install-recommends install "$@"
 }
 
 # postgres_chroot FOLDER: one with the `versions` side by side, those that can be had, and with what it

@@ -42,16 +42,30 @@ end() {
 	trap '' EXIT HUP INT TERM
 	set +e
 	# those that run servers first: they would start more
-	local group
-	for group in $(jobs -p); do
+	local group groups
+	groups=$(jobs -p)
+	for group in $groups; do
 		kill -TERM -- "-$group"
 	done 2>/dev/null
 	wait 2>/dev/null
+	for group in $groups; do
+		await_end "$group"
+	done
 	stop_servers
 	cd /
 	rm -rf "$work"
 	exit "$1"
 }
+
+# Waits until nobody is left of a process group, for ten seconds at most.
+await_end() {
+	local attempt
+	for attempt in {1..100}; do
+		kill -0 -- "-$1" || return 0
+		((attempt < 100)) || kill -KILL -- "-$1"
+		sleep 0.1
+	done
+} 2>/dev/null
 
 # Ends every server that has its data below the folder, by the process id it wrote there. Those in
 # chroots had numbers of their own, and are gone.
@@ -186,6 +200,16 @@ apt_get() {
 		"$@" </dev/null &>"$log" || { cat "$log" >&2; return 1; }
 }
 
+# Where apt gets Debian's packages.
+debian_mirror() {
+	local address suites='stable|oldstable|testing|sid|unstable'
+	suites+="|$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
+	address=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(RELEASE)' |
+		sed -nE "s/^([^ ]+) main ($suites)$/\1/p" | head -n 1)
+	[[ -n $address ]] || die "apt knows no address of Debian's packages"
+	say "$address"
+}
+
 #
 # Building
 #
@@ -222,9 +246,25 @@ build_and_install() {
 	copy_sources
 	quietly make -C "$src" -j"$(nproc)" PG_CONFIG="$PG_CONFIG"
 	say "installing it into $directory"
-	$as make -C "$src" install PG_CONFIG="$PG_CONFIG" </dev/null &>"$log" ||
+	# Debian's versions share the folder for the client, and more than one may be tested at a time
+	$as flock "$("$PG_CONFIG" --includedir)" make -C "$src" install PG_CONFIG="$PG_CONFIG" \
+		</dev/null &>"$log" ||
 		{ cat "$log" >&2; die "could not install the extension"; }
 	give_to_server
+}
+
+#
+# Tests
+#
+
+# The names of the tests of the server: all but those that want clients installed, which one version has
+# been tested with.
+server_tests() {
+	local file name clients='exporter|client|drivers|mixed_fleet|pgbouncer|pools|migration'
+	for file in "$root"/sql/[^-]*.sql "$root"/test/specs/*.spec "$root"/test/t/*.pl; do
+		name=$(basename "${file%.*}")
+		[[ $name =~ ^postgres_lock--|_($clients)$ ]] || printf '%s ' "$name"
+	done
 }
 
 #

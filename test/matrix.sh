@@ -1,0 +1,126 @@
+#!/bin/bash
+# make matrix: the tests of the server on every PostgreSQL that Debian has, side by side in a chroot, two
+# versions at a time. A table ends it.
+#
+# KEEP=folder keeps the chroot there, for the next run. TESTS chooses tests, as for make test. In CI the
+# `required` versions must not be missing.
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+# shellcheck source=chroot.sh
+source "$root/test/chroot.sh"
+
+required=(15 17 18)
+
+main() {
+	[[ -z ${KEEP:-} ]] || KEEP=$(realpath -m "$KEEP")
+	begin
+	need_chroot
+	((${#missing[@]} == 0)) || install_missing
+	chroot=${KEEP:-$work/chroots/postgres}
+	find_chroot
+	copy_sources
+	mv "$src" "$chroot/tmp/sources"
+	test_all
+	failed_outputs
+	show_table
+	rm -rf "$chroot/tmp/sources"
+	verdict
+}
+
+find_chroot() {
+	if [[ -e $chroot/complete ]]; then
+		say "using the chroot in $chroot"
+		# what a run that was killed has left
+		rm -rf "$chroot"/tmp/* "$chroot"/dev/shm/*
+		return
+	fi
+	say "making a chroot with PostgreSQL ${versions[*]} in $chroot"
+	postgres_chroot "$chroot"
+	touch "$chroot/complete"
+}
+
+test_all() {
+	local version running=0
+	tested=()
+	for version in $(chroot_versions "$chroot"); do
+		((running < 2)) || wait -n
+		say "testing on PostgreSQL $version"
+		test_version "$version" &
+		tested+=("$version")
+		running=$((running + 1))
+	done
+	wait
+}
+
+# Leaves in files what the tests said, for outputs of two would mingle, and its row of the table.
+test_version() {
+	local version=$1 start=$SECONDS status=0
+	in_chroot "$chroot" env ${CI:+CI="$CI"} TESTS="${TESTS:-$(server_tests)}" \
+		PG_CONFIG="/usr/lib/postgresql/$version/bin/pg_config" \
+		bash /tmp/sources/test/test.sh </dev/null &>"$work/$version.output" || status=$?
+	summarize "$status" $((SECONDS - start)) <"$work/$version.output" >"$work/$version.row"
+}
+
+# summarize STATUS SECONDS: a row of the table, made of what test.sh said. Whatever made it fail counts as
+# one failed test at least.
+summarize() {
+	awk -v status="$1" -v seconds="$2" '
+		/^building postgres_lock for PostgreSQL / { release = $5 }
+		/^installing it into / { built = "yes" }
+		match($0, /Failed: [0-9]+\)/) { failed += substr($0, RSTART + 8) }
+		match($0, /^Files=[0-9]+, Tests=[0-9]+/) { all = substr($0, index($0, "Tests=") + 6) + 0 }
+		END {
+			if (status != 0 && failed == 0)
+				failed = 1
+			print release, built ? built : "no", all ? all - failed : 0, failed + 0, seconds
+		}'
+}
+
+failed_outputs() {
+	local version
+	for version in "${tested[@]}"; do
+		if ! passed "$version"; then
+			title "what PostgreSQL $version said"
+			cat "$work/$version.output"
+		fi
+	done
+}
+
+# Its row says that no test failed.
+passed() { [[ $(cut -d ' ' -f 4 "$work/$1.row") == 0 ]]; }
+
+show_table() {
+	local version format='%-12s %-6s %7s %7s %8s\n'
+	title 'matrix'
+	# shellcheck disable=SC2059
+	printf "$format" PostgreSQL built passed failed seconds
+	for version in "${versions[@]}"; do
+		if [[ " ${tested[*]} " == *" $version "* ]]; then
+			# shellcheck disable=SC2046,SC2059
+			printf "$format" $(cat "$work/$version.row")
+		else
+			printf '%-12s skipped: Debian has none that can be installed\n' "$version"
+		fi
+	done
+}
+
+# What is not released yet may fail: PostgreSQL still moves.
+verdict() {
+	local version status=0
+	for version in "${tested[@]}"; do
+		if ! passed "$version"; then
+			if [[ $(cat "$work/$version.row") =~ ^[0-9]+(devel|beta|rc) ]]; then
+				say "PostgreSQL $version is not released yet: it may fail"
+			else
+				status=1
+			fi
+		fi
+	done
+	for version in "${required[@]}"; do
+		[[ -z ${CI:-} || " ${tested[*]} " == *" $version "* ]] || die "there is no PostgreSQL $version to test on"
+	done
+	return $status
+}
+
+main
