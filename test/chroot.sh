@@ -11,6 +11,8 @@ versions=(15 17 18 19)
 need_chroot() {
 	((EUID == 0)) || die "only root can make a chroot: sudo make ..."
 	need mmdebstrap has mmdebstrap
+	# with which it finds the keys of Debian's suites
+	need gpg has gpg
 	need util-linux has unshare
 }
 
@@ -35,7 +37,7 @@ debian_chroot() {
 	quietly mmdebstrap --mode=root --variant=minbase --skip=cleanup/apt/lists \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-		--dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt=force-unsafe-io \
 		--customize-hook='chmod 1777 "$1/dev/shm"' \
 		"$@" "${found[0]}" "$folder" "${sources[@]}"
 }
@@ -66,12 +68,13 @@ in_chroot() {
 			exit' "$folder" "$@"
 }
 
-# install_in_chroot FOLDER PACKAGE...
+# install_in_chroot FOLDER PACKAGE...: their scripts find what we have in /usr/local/sbin first.
 install_in_chroot() {
 	local folder=$1
 	shift
 	in_chroot "$folder" env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-		-o Dpkg::Use-Pty=0 -o APT::Keep-Downloaded-Packages=false --no-install-recommends install "$@"
+		-o Dpkg::Use-Pty=0 -o DPkg::Path= -o APT::Keep-Downloaded-Packages=false \
+		--no-install-recommends install "$@"
 }
 
 # postgres_chroot FOLDER: one with the `versions` side by side, those that can be had, and with what it
@@ -82,9 +85,9 @@ postgres_chroot() {
 		--dpkgopt='path-exclude=/usr/lib/llvm-*' --dpkgopt='path-exclude=/usr/lib/*/lib*LLVM*' \
 		--dpkgopt='path-exclude=/usr/lib/*/libclang*' \
 		--dpkgopt='path-exclude=/usr/lib/postgresql/*/lib/llvmjit*'
-	# nobody asked for the servers that Debian's packages make and start
-	mkdir -p "$folder/etc/postgresql-common"
-	say 'create_main_cluster = false' >"$folder/etc/postgresql-common/createcluster.conf"
+	# the packages would make servers, and folders for them, which takes /proc: nobody asked for that
+	ln -s /bin/true "$folder/usr/local/sbin/pg_createcluster"
+	ln -s /bin/true "$folder/usr/local/sbin/systemd-tmpfiles"
 	# apt takes nothing from experimental unasked, not even what the newest version needs of itself
 	printf '%s\n' "Package: src:postgresql-${versions[-1]}" 'Pin: release a=experimental' \
 		'Pin-Priority: 500' >"$folder/etc/apt/preferences.d/postgresql"
