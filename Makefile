@@ -1,6 +1,7 @@
 # postgres_lock: build, install and test with PGXS. `make install-client` installs the C++ client alone,
-# and needs no PostgreSQL. `make demo`, `test`, `matrix`, `assert-test` and `bench` need nothing but make and
-# a Debian system; they live in test/ and bring what else they use.
+# and needs no PostgreSQL; `make install NO_CLIENT=yes` all but the client. `make dist` makes the archives
+# of a release. `make demo`, `test`, `matrix`, `assert-test`, `packages` and `bench` need nothing but make
+# and a Debian system; they live in test/ and bring what else they use.
 
 EXTENSION = postgres_lock
 version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
@@ -26,11 +27,11 @@ SHLIB_LINK = -lcrypto
 
 srcdir ?= .
 
-COMMANDS = demo test matrix assert-test bench
+COMMANDS = demo test matrix assert-test packages bench
 CLIENT_TARGETS = install-client uninstall-client
 
-# the commands find or install their own PostgreSQL, and the client alone needs no server
-ifneq ($(filter-out $(COMMANDS) $(CLIENT_TARGETS),$(or $(MAKECMDGOALS),all)),)
+# the commands find or install their own PostgreSQL; the client alone and the archives need no server
+ifneq ($(filter-out $(COMMANDS) $(CLIENT_TARGETS) dist,$(or $(MAKECMDGOALS),all)),)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
@@ -44,10 +45,17 @@ uninstall-docs:
 # the bitcode step is not given PG_CXXFLAGS
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
 
-$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp)
+$(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp) | objects-folder
 
+# not there where the build is outside the sources
+.PHONY: objects-folder
+objects-folder:
+	@mkdir -p src/server
+
+ifndef NO_CLIENT
 install: install-client
 uninstall: uninstall-client
+endif
 else
 prefix ?= /usr/local
 includedir ?= $(prefix)/include
@@ -74,6 +82,15 @@ install-client:
 uninstall-client:
 	rm -rf '$(client_headers)' '$(client_cmake)'
 	rm -f '$(client_pkgconfig)/postgres_lock.pc'
+
+# the archives of what is committed: for PGXN, which wants three numbers, and for everybody else
+archive = postgres_lock-$(version).0
+
+.PHONY: dist
+dist:
+	for format in zip tar.gz; do \
+		git -C '$(srcdir)' archive --prefix='$(archive)/' --output='$(CURDIR)/$(archive)'.$$format HEAD || exit 1; \
+	done
 
 .PHONY: $(COMMANDS)
 $(COMMANDS):
