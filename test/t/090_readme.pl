@@ -11,7 +11,6 @@ use lib "$FindBin::RealBin/../perl";
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use JSON::PP ();
 
 my $root = "$FindBin::RealBin/../..";
 my $readme = slurp_file("$root/README.md");
@@ -79,17 +78,6 @@ is_deeply([ grep { !$exists{$_} } $readme =~ /\bpglock\.(\w+)/g ], [], 'all that
 # links within the README
 my %anchors = map { $_ => 1 } map { lc(s/[^\w\s-]//gr =~ s/ /-/gr) } $readme =~ /^#+ (.*)$/mg;
 is_deeply([ grep { !$anchors{$_} } $readme =~ /\]\(#([^)]+)\)/g ], [], 'links lead somewhere');
-
-# one version everywhere
-my ($version) = slurp_file("$root/postgres_lock.control") =~ /^default_version = '(.*)'$/m;
-my ($changes) = slurp_file("$root/CHANGELOG.md") =~ /^## (\S+)/m;
-my $meta = JSON::PP::decode_json(slurp_file("$root/META.json"));
-my $provided = $meta->{provides}{postgres_lock};
-
-is($changes, $version, 'the changelog begins with the version of the control file');
-is($meta->{version}, "$version.0", 'META.json has it, too');
-is($provided->{version}, "$version.0", 'for the extension, too');
-ok(-f "$root/$provided->{file}", 'META.json names the script that there is');
 
 stop_and_check_log($node);
 done_testing();
