@@ -46,6 +46,8 @@ uninstall-docs:
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
 
 $(OBJS) $(OBJS:.o=.bc): $(wildcard $(srcdir)/src/server/*.hpp) | objects-folder
+# the version
+$(foreach file,module version,src/server/$(file).o src/server/$(file).bc): $(srcdir)/postgres_lock.control
 
 # not there where the build is outside the sources
 .PHONY: objects-folder

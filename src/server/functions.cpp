@@ -14,6 +14,7 @@
 #include "registry.hpp"
 #include "shared.hpp"
 #include "token.hpp"
+#include "version.hpp"
 #include "views.hpp"
 
 namespace pglock
@@ -215,6 +216,7 @@ using namespace pglock;
 	PG_FUNCTION_INFO_V1(pglock_##name);                                                            \
 	Datum pglock_##name([[maybe_unused]] PG_FUNCTION_ARGS)                                         \
 	{                                                                                              \
+		version::check();                                                                          \
 		return result;                                                                             \
 	}                                                                                              \
 	}
@@ -226,6 +228,7 @@ using namespace pglock;
 	PG_FUNCTION_INFO_V1(pglock_##name);                                                            \
 	Datum pglock_##name(PG_FUNCTION_ARGS)                                                          \
 	{                                                                                              \
+		version::check();                                                                          \
 		lock_key key = key_argument(fcinfo);                                                       \
                                                                                                    \
 		return result;                                                                             \

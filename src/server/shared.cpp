@@ -2,8 +2,11 @@
  * shared.cpp: the shared memory of the extension.
  *
  * Before PostgreSQL 17 it is set aside when the server starts, so the library has to be preloaded.
- * From 17 on the server keeps named segments, which the first session that wants one creates; their
- * names carry the version of the layout, so that two versions of the library never share one.
+ * From 17 on the server keeps named segments, which the first session that wants one creates. There
+ * sessions with two versions of the library may meet, after a new one was installed: the names of
+ * the segments carry the version of the layout, so that no session reads what it would misread.
+ * They exclude each other all the same, and draw their tokens from one sequence, which is no
+ * segment.
  */
 #include "shared.hpp"
 
@@ -12,10 +15,28 @@
 #include "module.hpp"
 #include "registry.hpp"
 
+/*
+ * The version of the layout: another one when anything changes in the segments, or in the chunks
+ * that the registry points to, be it only what a number means. The tests build a library with
+ * another.
+ */
+#ifndef PGLOCK_LAYOUT
+#define PGLOCK_LAYOUT 1
+#endif
+
+#define PGLOCK_SEGMENT "postgres_lock " CppAsString2(PGLOCK_LAYOUT)
+
 namespace pglock::shared
 {
 namespace
 {
+/* The segment of all layouts, which never changes. */
+struct meeting
+{
+	int layout; /* of the first session */
+	pg_atomic_uint32 is_told;
+};
+
 /* What the parts are made by, and sessions that come later have to know. */
 struct header
 {
@@ -27,6 +48,29 @@ header *found = nullptr;
 
 shmem_request_hook_type previous_request_hook = nullptr;
 shmem_startup_hook_type previous_startup_hook = nullptr;
+
+void
+initialize_meeting(void *memory)
+{
+	auto made = static_cast<meeting *>(memory);
+
+	made->layout = PGLOCK_LAYOUT;
+	pg_atomic_init_u32(&made->is_told, 0);
+}
+
+/* Says, once while the server runs, that sessions with another layout are there, or were. */
+void
+meet_others()
+{
+	auto others = static_cast<meeting *>(
+		compat::shared_memory("postgres_lock", sizeof(meeting), initialize_meeting));
+
+	if (others->layout != PGLOCK_LAYOUT && pg_atomic_exchange_u32(&others->is_told, 1) == 0)
+		ereport(LOG, (errmsg("pglock has sessions with two versions of its library in this server"),
+					  errdetail("Their locks exclude each other, but sessions with one do not see "
+								"what those with the other publish of theirs."),
+					  errhint("End those that began before the new library was installed.")));
+}
 
 void
 initialize_header(void *memory)
@@ -50,14 +94,16 @@ initialize_contention(void *memory)
 void
 attach(void *)
 {
+	meet_others();
+
 	auto parts = static_cast<header *>(
-		compat::shared_memory("postgres_lock 1", sizeof(header), initialize_header));
+		compat::shared_memory(PGLOCK_SEGMENT, sizeof(header), initialize_header));
 
 	compat::name_lwlock_tranche(parts->tranche, "pglock");
 	found = parts;
-	registry::attach(compat::shared_memory("postgres_lock 1 registry", registry::shared_size(),
+	registry::attach(compat::shared_memory(PGLOCK_SEGMENT " registry", registry::shared_size(),
 										   initialize_registry));
-	contention::attach(compat::shared_memory("postgres_lock 1 contention",
+	contention::attach(compat::shared_memory(PGLOCK_SEGMENT " contention",
 											 contention::shared_size(parts->contended_keys),
 											 initialize_contention));
 }
@@ -67,6 +113,7 @@ request()
 {
 	if (previous_request_hook != nullptr)
 		previous_request_hook();
+	RequestAddinShmemSpace(sizeof(meeting));
 	RequestAddinShmemSpace(sizeof(header));
 	RequestAddinShmemSpace(registry::shared_size());
 	RequestAddinShmemSpace(contention::shared_size(settings::max_contended_keys));

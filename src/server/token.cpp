@@ -17,6 +17,9 @@
  * the last log records, or an extension that was dropped and created again, gives out greater
  * tokens by its clock alone.
  *
+ * Sessions with another version of the library may draw from it at the same time, so what the
+ * numbers mean is for ever.
+ *
  * No transaction id is assigned: drawing a token writes nothing that a rollback would have to undo.
  */
 #include "token.hpp"

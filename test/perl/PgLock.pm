@@ -10,15 +10,16 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-our @EXPORT = qw(new_server session start_waiting finish_waiting wait_for_waiter wait_for_session_end
+our @EXPORT = qw(new_server describe_extension session start_waiting finish_waiting wait_for_waiter wait_for_session_end
   end_session is_crash_free stop_and_check_log);
 
 # A started server with the extension in its database postgres. `conf`: more of postgresql.conf;
-# `init`: arguments of initdb's wrapper; `extension`: 0 for a server without it.
+# `init`: arguments of initdb's wrapper; `extension`: 0 for a server without it; `install_path`: the folder
+# of another PostgreSQL than that which is tested.
 sub new_server
 {
 	my ($name, %params) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $node = PostgreSQL::Test::Cluster->new($name, install_path => $params{install_path});
 
 	$node->init(extra => [ '--locale=C', '--encoding=UTF8' ], %{ $params{init} // {} });
 	# statements in the log would bring the words that the log is searched for
@@ -26,6 +27,33 @@ sub new_server
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION postgres_lock') if $params{extension} // 1;
 	return $node;
+}
+
+# What belongs to the extension in that database, and who may use it, as lines for is_deeply(): without the
+# numbers that differ from database to database.
+sub describe_extension
+{
+	my ($node, $database) = @_;
+
+	return [ split /\n/, $node->safe_psql($database // 'postgres', <<'END') ];
+SELECT object.identity, obj_description(objid, classid::regclass::name), initial.initprivs,
+	(SELECT (to_jsonb(p) - '{oid,pronamespace,proargdefaults}'::text[], pg_get_function_arguments(p.oid))
+		FROM pg_proc p WHERE classid = 'pg_proc'::regclass AND p.oid = objid),
+	(SELECT (relkind, relacl, pg_get_viewdef(c.oid)) FROM pg_class c WHERE classid = 'pg_class'::regclass AND c.oid = objid),
+	(SELECT jsonb_agg((attname, format_type(atttypid, atttypmod), attnotnull, attacl, col_description(attrelid, attnum))
+		ORDER BY attnum) FROM pg_attribute WHERE classid = 'pg_class'::regclass AND attrelid = objid AND attnum > 0),
+	(SELECT to_jsonb(s) - 'seqrelid' FROM pg_sequence s WHERE classid = 'pg_class'::regclass AND seqrelid = objid)
+FROM pg_depend JOIN pg_extension ON pg_extension.oid = refobjid
+CROSS JOIN pg_identify_object(classid, objid, objsubid) AS object
+LEFT JOIN pg_init_privs AS initial ON initial.classoid = classid AND initial.objoid = objid
+WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass AND extname = 'postgres_lock'
+ORDER BY object.type, object.identity, initial.objsubid;
+SELECT nspname, nspacl, obj_description(n.oid, 'pg_namespace'), initprivs
+FROM pg_namespace n LEFT JOIN pg_init_privs ON objoid = n.oid AND classoid = 'pg_namespace'::regclass
+WHERE nspname = 'pglock';
+SELECT extversion, extrelocatable, extnamespace::regnamespace, extconfig::regclass[], extcondition
+FROM pg_extension WHERE extname = 'postgres_lock';
+END
 }
 
 # A session that goes on after an error; to be ended by its quit().
