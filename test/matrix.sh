@@ -41,22 +41,28 @@ find_chroot() {
 }
 
 test_all() {
-	local version running=0
+	local version installed=()
 	tested=()
 	for version in $(chroot_versions "$chroot"); do
-		((running < 2)) || wait -n
-		say "testing on PostgreSQL $version"
-		test_version "$version" &
+		if ((${#tested[@]} >= 2)); then
+			wait -n
+			# the last may only have begun
+			installed=("${tested[@]:0:${#tested[@]}-1}")
+		fi
+		say "testing on PostgreSQL $version${installed[*]:+, and upgrades from ${installed[*]}}"
+		test_version "$version" "${installed[@]}" &
 		tested+=("$version")
-		running=$((running + 1))
 	done
 	wait
 }
 
-# Leaves in files what the tests said, for outputs of two would mingle, and its row of the table.
+# test_version VERSION OLDER...: leaves in files what the tests said, for outputs of two would mingle, and its
+# row of the table. The older ones have the extension.
 test_version() {
 	local version=$1 start=$SECONDS status=0
+	shift
 	in_chroot "$chroot" env ${CI:+CI="$CI"} TESTS="${TESTS:-$(server_tests)}" \
+		UPGRADE_FROM="${*/#//usr/lib/postgresql/}" \
 		PG_CONFIG="/usr/lib/postgresql/$version/bin/pg_config" \
 		bash /tmp/sources/test/test.sh </dev/null &>"$work/$version.output" || status=$?
 	summarize "$status" $((SECONDS - start)) <"$work/$version.output" >"$work/$version.row"

@@ -1,5 +1,5 @@
-# Fencing tokens grow over all that moves a database: dump and restore, a copy, a base backup, an
-# upgrade, a restart.
+# Fencing tokens grow over all that moves a database: dump and restore, a copy, a base backup, a
+# restart. (For pg_upgrade see there.)
 
 use strict;
 use warnings;
@@ -96,25 +96,6 @@ $restored->start;
 cmp_ok(draw($restored), '>', $last, 'restored from a base backup: the next token is greater');
 stop_and_check_log($restored);
 
-# pg_upgrade, if only to the same version. It makes files where it is run.
-$last = draw($other);
-$other->stop;
-
-my $new = PostgreSQL::Test::Cluster->new('upgraded');
-
-$new->init(extra => [ '--locale=C', '--encoding=UTF8' ]);
-chdir $folder or die $!;
-command_ok(
-	[
-		'pg_upgrade', '--no-sync', '-d', $other->data_dir, '-D', $new->data_dir, '-b', $other->config_data('--bindir'),
-		'-B', $new->config_data('--bindir'), '-s', $new->host, '-p', $other->port, '-P', $new->port
-	],
-	'pg_upgrade');
-chdir $FindBin::RealBin;
-$new->start;
-cmp_ok(draw($new), '>', $last, '... the next token is greater');
-
-stop_and_check_log($new);
-is_crash_free($other);
+stop_and_check_log($other);
 stop_and_check_log($node);
 done_testing();
