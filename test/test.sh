@@ -30,9 +30,18 @@ main() {
 	prove_all "${chosen[@]}"
 }
 
+# Is one of these tests to run?
+asked_for() {
+	local name
+	for name; do
+		[[ " ${TESTS:-$name} " != *" $name "* ]] || return 0
+	done
+	return 1
+}
+
 # What the tests that use the C++ client are built with, if they are to run.
 need_client() {
-	[[ " ${TESTS:-050_client} " =~ ' '(050_client|062_pgbouncer|064_migration)' ' ]] || return 0
+	asked_for 050_client 062_pgbouncer 064_migration || return 0
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
 	need libasio-dev test -f /usr/include/asio.hpp
@@ -43,7 +52,7 @@ need_client() {
 
 # What the test of pools in programs is run with, if it is to run.
 need_pools() {
-	[[ " ${TESTS:-063_pools} " == *' 063_pools '* ]] || return 0
+	asked_for 063_pools || return 0
 	need python3-asyncpg has_module asyncpg
 	need python3-psycopg has_module psycopg
 	need python3-psycopg-pool has_module psycopg_pool
@@ -62,7 +71,7 @@ has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
 # Says in NODE_PATH where node-postgres is, which is no package of Debian's.
 find_node_postgres() {
-	[[ " ${chosen[*]} " == *' 063_pools '* ]] || return 0
+	asked_for 063_pools || return 0
 	mkdir "$work/npm"
 	quietly npm install --prefix "$work/npm" --no-audit --no-fund pg
 	export NODE_PATH=$work/npm/node_modules
@@ -86,16 +95,21 @@ find_service() {
 	local -n found=$1
 	local test=$2 package=$3 program=$4
 	export "${1?}"
-	[[ " ${chosen[*]} " == *" $test "* && -z ${found:-} ]] || return 0
+	asked_for "$test" && [[ -z ${found:-} ]] || return 0
 	if has "${program##*/}" >/dev/null; then
 		found=$(has "${program##*/}")
 	elif has apt-get >/dev/null && unpack "$package"; then
 		found=$work/$package$program
 		has_libraries "$found" || install_dependencies "$work/$package"/*.deb
 	else
-		[[ -z ${CI:-} ]] || die "could not download $package"
-		say "could not download $package, going on without it"
+		do_without "$package"
 	fi
+}
+
+# Tests are skipped without it, but not in CI.
+do_without() {
+	[[ -z ${CI:-} ]] || die "could not get $1"
+	say "could not get $1, going on without it"
 }
 
 # unpack PACKAGE: into a folder of its name
