@@ -6,6 +6,7 @@
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/drivers.sh"
 
 main() {
 	begin
@@ -26,6 +27,7 @@ main() {
 	choose "$src"/test/t/*.pl
 	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
 	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
+	find_drivers
 	find_node_postgres
 	prove_all "${chosen[@]}"
 }
@@ -41,7 +43,7 @@ asked_for() {
 
 # What the tests that use the C++ client are built with, if they are to run.
 need_client() {
-	asked_for 050_client 062_pgbouncer 064_migration || return 0
+	asked_for 050_client 060_drivers 062_pgbouncer 064_migration 065_driver_matrix || return 0
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
 	need libasio-dev test -f /usr/include/asio.hpp
@@ -63,18 +65,6 @@ need_pools() {
 	need default-jdk-headless has javac
 	need libhikaricp-java has_jar HikariCP
 	need libpostgresql-jdbc-java has_jar postgresql
-}
-
-has_module() { /usr/bin/python3 -c "import $1"; }
-
-has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
-
-# Says in NODE_PATH where node-postgres is, which is no package of Debian's.
-find_node_postgres() {
-	asked_for 063_pools || return 0
-	mkdir "$work/npm"
-	quietly npm install --prefix "$work/npm" --no-audit --no-fund pg
-	export NODE_PATH=$work/npm/node_modules
 }
 
 # Notes in `chosen` the names of those tests among the files that TESTS asks for.

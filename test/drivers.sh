@@ -1,0 +1,75 @@
+# shellcheck shell=bash disable=SC2154
+# The drivers of other languages, for the tests of test/drivers: from Debian's packages and npm, and once more from
+# the next Debian, whose versions are newer. A driver that can't be had is done without, but not in CI: its tests are
+# skipped by its name.
+
+# Fills the folder DRIVERS, which the tests look into.
+find_drivers() {
+	asked_for 060_drivers 065_driver_matrix || return 0
+	export DRIVERS=$work/drivers
+	as_server mkdir "$DRIVERS"
+	install_driver_packages
+	unpack_trixie || do_without "trixie's Python drivers"
+	say 'building the C++ client as one of the drivers'
+	quietly as_server make -C "$src/test/client" BUILD="$DRIVERS" SANITIZE="${SANITIZE:-}" libpq_guard
+}
+
+install_driver_packages() {
+	local package
+
+	missing=()
+	need python3-asyncpg has_module asyncpg
+	need python3-psycopg2 has_module psycopg2
+	need python3-psycopg has_module psycopg
+	need python3-sqlalchemy has_module sqlalchemy
+	need python3-greenlet has_module greenlet
+	need libdbd-pg-perl perl -MDBD::Pg -e 1
+	need libpostgresql-jdbc-java has_jar postgresql
+	need default-jdk-headless has javac
+	need nodejs has node
+	need npm has npm
+	need mmdebstrap has mmdebstrap
+	((${#missing[@]} > 0)) && has apt-get >/dev/null || return 0
+
+	say "installing with apt-get: ${missing[*]}"
+	apt_get update || say 'could not update the lists of packages, going on with those there are'
+	run apt_get install --no-install-recommends "${missing[@]}" 2>/dev/null && return
+	for package in "${missing[@]}"; do
+		run apt_get install --no-install-recommends "$package" || do_without "$package"
+	done
+}
+
+# a module of the system's Python, which need not be the first on the PATH
+has_module() { /usr/bin/python3 -c "import $1"; }
+
+has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
+
+# Says in NODE_PATH where node-postgres is: npm has the newest one, and Debian one for when npm can't be asked.
+find_node_postgres() {
+	asked_for 060_drivers 063_pools 065_driver_matrix || return 0
+	export NODE_PATH=$work/npm/node_modules:/usr/share/nodejs
+	say 'installing with npm: pg'
+	install_node_postgres || run apt_get install --no-install-recommends node-pg || do_without node-postgres
+}
+
+install_node_postgres() {
+	as_server mkdir "$work/npm"
+	run as_server npm install --prefix "$work/npm" --ignore-scripts --no-audit --no-fund pg@8 &>"$log" ||
+		{ cat "$log" >&2; return 1; }
+}
+
+# Unpacks trixie's Python and its drivers. Nothing is installed, and no root directory changed: they run from where
+# they are, by their own loader and libraries.
+unpack_trixie() {
+	local mirror packages=python3,python3-asyncpg,python3-psycopg2,python3-psycopg,python3-sqlalchemy,python3-greenlet
+
+	has mmdebstrap >/dev/null || return
+	# shellcheck disable=SC2016
+	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' | sort -u | head -n 1)
+	say "unpacking trixie's $packages"
+	run as_root mmdebstrap --mode=root --variant=extract --include="$packages" \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		trixie "$DRIVERS/trixie" "deb $mirror trixie main" &>"$log" || { cat "$log" >&2; return 1; }
+	as_root chown -R "$(stat -c %U: "$DRIVERS")" "$DRIVERS/trixie"
+}

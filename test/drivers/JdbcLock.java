@@ -1,0 +1,133 @@
+// JDBC. The connection is in autocommit when a lock of session scope is taken, and again when it is released: what
+// has not been committed by then is rolled back. `setAutoCommit(false)` begins a transaction.
+
+import java.io.BufferedReader;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+import java.sql.Connection;
+import java.sql.DriverManager;
+import java.sql.SQLException;
+import java.time.Duration;
+import java.util.Objects;
+import java.util.UUID;
+
+class JdbcLock {
+    // [recipe]
+    static AutoCloseable lock(Connection c, Object key, Duration timeout, boolean shared, String scope) throws SQLException {
+        boolean session = scope.equals("session");
+        try (var take = c.prepareStatement(session ? "CALL pglock.lock(?, ?::interval, ?)"
+                : "SELECT pglock.acquire(?, ?::interval, ?, 'transaction')")) {
+            take.setObject(1, key); take.setString(2, Objects.toString(timeout, null)); take.setBoolean(3, shared);
+            if (take.execute() && take.getResultSet().next() && !take.getResultSet().getBoolean(1))
+                throw new SQLException("no lock " + key, "55P03");
+        }
+        return !session ? () -> { } : () -> {
+            if (!c.getAutoCommit()) { c.rollback(); c.setAutoCommit(true); }
+            try (var release = c.prepareStatement("SELECT pglock.release(?, ?)")) {
+                release.setObject(1, key); release.setBoolean(2, shared); release.execute();
+            }
+        };
+    }
+    // [end]
+
+    static void example(Connection connection) throws Exception {
+        // [example]
+        try (var held = lock(connection, "order:42", Duration.ofSeconds(5), false, "session");
+                var update = connection.prepareStatement("UPDATE orders SET state = 'paid' WHERE id = 42")) {
+            update.executeUpdate();
+        }
+        // [end]
+    }
+
+    // a worker: see test/perl/Worker.pm
+    static class Failure extends RuntimeException { }
+
+    static final BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+    static Connection connection;
+
+    // Does what it is told until the end of the block that it is in: true; or of the input: false.
+    static boolean block() throws Exception {
+        for (String line; (line = lines.readLine()) != null;) {
+            var words = line.split("\t", -1);
+            if (words[0].equals("end")) return true;
+            try {
+                command(words);
+            } catch (SQLException error) {
+                say("error", error.getSQLState());
+            }
+        }
+        return false;
+    }
+
+    static void command(String[] words) throws Exception {
+        switch (words[0]) {
+            case "lock" -> {
+                var timeout = words[3].isEmpty() ? null : Duration.ofMillis(Long.parseLong(words[3]));
+                boolean shared = words[4].equals("shared");
+                try (var held = lock(connection, key(words[1], words[2]), timeout, shared, words[5])) {
+                    say("held");
+                    block();
+                }
+                say("released");
+            }
+            case "example" -> {
+                example(connection);
+                say("done");
+            }
+            case "transaction" -> {
+                begin();
+                try {
+                    block();
+                    connection.commit();
+                    say("committed");
+                } finally {
+                    if (!connection.getAutoCommit()) connection.rollback();
+                    connection.setAutoCommit(true);
+                }
+            }
+            case "begin" -> begin();
+            case "run" -> {
+                try (var statement = connection.createStatement(); var result = statement.executeQuery(words[1])) {
+                    result.next();
+                    say("row", result.getString(1));
+                }
+            }
+            case "fail" -> throw new Failure();
+            default -> throw new IllegalArgumentException(words[0]);
+        }
+    }
+
+    static Object key(String key, String type) {
+        return switch (type) {
+            case "integer" -> Long.valueOf(key);
+            case "uuid" -> UUID.fromString(key);
+            default -> key;
+        };
+    }
+
+    static void begin() throws SQLException {
+        connection.setAutoCommit(false);
+        say("begun");
+    }
+
+    static void say(String... words) {
+        System.out.println(String.join("\t", words));
+    }
+
+    public static void main(String[] arguments) throws Exception {
+        boolean prepared = arguments.length > 0 && arguments[0].equals("prepared");
+        // the driver has no sockets but those of TCP
+        connection = DriverManager.getConnection("jdbc:postgresql://127.0.0.1:" + System.getenv("PGPORT") + "/"
+                + System.getenv("PGDATABASE") + "?prepareThreshold=" + (prepared ? 1 : 0)
+                + "&user=" + System.getenv("PGUSER") + "&password=" + System.getenv("PGPASSWORD"));
+        say("ready", connection.getMetaData().getDriverVersion());
+        for (boolean more = true; more;) {
+            try {
+                more = block();
+            } catch (Failure failure) {
+                say("failed");
+            }
+        }
+        connection.close();
+    }
+}

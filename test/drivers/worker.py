@@ -1,0 +1,120 @@
+"""The Python drivers' half of the workers' protocol (see test/perl/Worker.pm).
+
+A driver is a module with:
+  module          the driver's own module, for its version
+  Error           the root of the exceptions it raises, and of those the recipe raises
+  connect(prepared), lock(conn, ...), example(conn), transaction(conn), begin(conn), run(conn, sql), sqlstate(error)
+"""
+
+import asyncio
+import contextlib
+import datetime
+import sys
+import uuid
+
+KEYS = {"text": str, "integer": int, "uuid": uuid.UUID}
+
+
+class Failure(Exception):
+    """Raised in the innermost block by the command `fail`; it ends them all."""
+
+
+class Worker:
+    def __init__(self, driver, conn):
+        self.driver = driver
+        self.conn = conn
+
+    def main(self):
+        say("ready", self.driver.module.__version__.split()[0])
+        while True:
+            try:
+                return self.block()
+            except Failure:
+                say("failed")
+
+    def block(self):
+        """Does what it is told until the end of the block that it is in."""
+        for line in iter(sys.stdin.readline, ""):
+            command, *arguments = line.rstrip("\n").split("\t")
+            if command == "end":
+                return
+            try:
+                getattr(self, command)(*arguments)
+            except self.driver.Error as error:
+                say("error", self.driver.sqlstate(error))
+
+    def lock(self, key, key_type, timeout, shared, scope):
+        options = {"shared": shared == "shared", "scope": scope}
+        if timeout:
+            options["timeout"] = datetime.timedelta(milliseconds=int(timeout))
+        with self.driver.lock(self.conn, KEYS[key_type](key), **options):
+            say("held")
+            self.block()
+        say("released")
+
+    def example(self):
+        self.driver.example(self.conn)
+        say("done")
+
+    def transaction(self):
+        with self.driver.transaction(self.conn):
+            say("begun")
+            self.block()
+        say("committed")
+
+    def begin(self):
+        self.driver.begin(self.conn)
+        say("begun")
+
+    def run(self, sql):
+        say("row", self.driver.run(self.conn, sql))
+
+    def fail(self):
+        raise Failure
+
+
+class Awaiting:
+    """A driver of coroutines and asynchronous context managers, for callers who are not asynchronous."""
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.loop = asyncio.new_event_loop()
+
+    def __getattr__(self, name):
+        attribute = getattr(self.driver, name)
+        if isinstance(attribute, type) or not callable(attribute) or name == "sqlstate":
+            return attribute
+        return lambda *args, **options: self.wait_for(attribute(*args, **options))
+
+    def wait_for(self, result):
+        if hasattr(result, "__aenter__"):
+            return self.within(result)
+        return self.loop.run_until_complete(result)
+
+    @contextlib.contextmanager
+    def within(self, block):
+        self.loop.run_until_complete(block.__aenter__())
+        try:
+            yield
+        except BaseException as error:
+            if not self.loop.run_until_complete(block.__aexit__(type(error), error, error.__traceback__)):
+                raise
+        else:
+            self.loop.run_until_complete(block.__aexit__(None, None, None))
+
+
+def say(*words):
+    print(*words, sep="\t", flush=True)
+
+
+def main(driver, close=lambda conn: conn.close()):
+    """Serves a driver's module."""
+    conn = driver.connect("prepared" in sys.argv[1:])
+    Worker(driver, conn).main()
+    close(conn)
+
+
+def main_async(driver):
+    """Serves one whose functions are coroutines."""
+    awaiting = Awaiting(driver)
+    main(awaiting, lambda conn: awaiting.wait_for(conn.close()))

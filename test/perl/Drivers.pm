@@ -1,0 +1,204 @@
+# Drivers: the programs of test/drivers, and how to run them.
+#
+# DRIVERS in the environment is a folder with what is no package of the system: `trixie` is the Python of Debian 13,
+# and libpq_guard the C++ client; test/drivers.sh fills it. NODE_PATH says where node-postgres is. A driver that is
+# not there is skipped by its name; in CI that is a failure.
+
+package Drivers;
+
+use strict;
+use warnings;
+use Cwd 'abs_path';
+use Exporter 'import';
+use File::Basename;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use PgLock;
+use Test::More;
+use Worker;
+
+our @EXPORT = qw(driver_names driver new_driver_server start_worker start_workers stop_workers print_table);
+
+my $programs = abs_path(dirname(__FILE__) . '/../drivers');
+my $others = $ENV{DRIVERS} // '/nonexistent';
+my @drivers;
+
+# A Python driver is there if the modules are.
+sub add_python
+{
+	my ($name, $program, $modules, %options) = @_;
+	my @debian = (-x '/usr/bin/python3' ? '/usr/bin/python3' : 'python3', '-B');
+	my ($loader) = glob "$others/trixie/usr/lib/*/ld-linux*.so.*";
+	# its own loader and libraries, and nothing of the system's
+	my @trixie = (
+		'env', "PYTHONHOME=$others/trixie/usr", "PYTHONPYCACHEPREFIX=$others/pycache",
+		$loader // '/nonexistent', '--library-path', dirname($loader // ''), "$others/trixie/usr/bin/python3");
+
+	foreach my $python ([ '', @debian ], [ ' of trixie', @trixie ])
+	{
+		my ($release, @python) = @$python;
+
+		push @drivers,
+		  {
+			name => $name . $release,
+			check => [ @python, '-c', "import $modules" ],
+			command => [ @python, "$programs/$program" ],
+			%options
+		  };
+	}
+	return;
+}
+
+# `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
+# are not CALLs. Some behave `otherwise` in one respect, as the README says.
+add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg');
+add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', unprepared_only => 1);
+add_python('psycopg 3', 'psycopg_lock.py', 'psycopg');
+add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg');
+add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', unprepared_only => 1, otherwise => 'no snapshot');
+add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
+	prepared_only => 1, otherwise => 'no snapshot');
+
+my $jar = '/usr/share/java/postgresql.jar';
+
+push @drivers,
+  {
+	name => 'node-postgres',
+	check => [ 'node', '-e', 'require("pg")' ],
+	command => [ 'node', "$programs/node_postgres.js" ]
+  },
+  {
+	name => 'JDBC',
+	check => [ 'sh', '-c', "javac -version && test -f $jar" ],
+	command => [ 'java', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-cp', $jar, "$programs/JdbcLock.java" ]
+  },
+  {
+	name => 'DBD::Pg',
+	check => [ 'perl', '-MDBD::Pg', '-e', '1' ],
+	command => [ 'perl', "$programs/dbd_pg.pl" ],
+	calls_unprepared => 1
+  },
+  {
+	name => 'C++ client',
+	check => [ 'test', '-x', "$others/libpq_guard" ],
+	command => ["$others/libpq_guard"],
+	otherwise => 'nested'
+  },
+  { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
+
+sub driver_names
+{
+	return map { $_->{name} } @drivers;
+}
+
+sub driver
+{
+	my ($name) = @_;
+
+	return (grep { $_->{name} eq $name } @drivers)[0];
+}
+
+# A server for them: JDBC has no other sockets than those of TCP, where it gives a password.
+sub new_driver_server
+{
+	my ($name) = @_;
+	my $node = new_server($name, conf => <<'END');
+listen_addresses = '127.0.0.1'
+shared_preload_libraries = 'postgres_lock'
+END
+
+	$ENV{PGHOST} = $node->host;
+	$ENV{PGPORT} = $node->port;
+	$ENV{PGDATABASE} = 'postgres';
+	$ENV{PGUSER} = getpwuid $<;
+	$ENV{PGPASSWORD} = join '', map { ('a' .. 'z')[ rand 26 ] } 1 .. 20;
+	$node->safe_psql('postgres', "ALTER ROLE CURRENT_USER PASSWORD '$ENV{PGPASSWORD}'");
+	unlink $node->data_dir . '/pg_hba.conf';
+	$node->append_conf('pg_hba.conf', "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
+	$node->reload;
+	return $node;
+}
+
+sub start_worker
+{
+	my ($name, @arguments) = @_;
+	my $driver = driver($name);
+	my $log = join '-', $name, @arguments;
+
+	return Worker->start($name, "$PostgreSQL::Test::Utils::log_path/$log.log", @{ $driver->{command} }, @arguments);
+}
+
+# A worker for each driver there is; notes their versions.
+sub start_workers
+{
+	my %workers;
+
+	foreach my $name (driver_names())
+	{
+		if (is_there($name))
+		{
+			$workers{$name} = start_worker($name);
+		}
+		else
+		{
+			missed($name);
+		}
+	}
+	foreach my $name (grep { $workers{$_} } driver_names())
+	{
+		ok($workers{$name}->is_ready, "$name is ready");
+	}
+	return %workers;
+}
+
+sub is_there
+{
+	my ($name) = @_;
+	my $output;
+
+	# it dies of a program that is not there
+	return eval { IPC::Run::run(driver($name)->{check}, '<', \undef, '>&', \$output) };
+}
+
+sub missed
+{
+	my ($name) = @_;
+
+	return fail("$name is not installed") if $ENV{CI};
+	diag("skipped: $name is not installed");
+  SKIP:
+	{
+		skip("$name is not installed", 1);
+	}
+	return;
+}
+
+sub stop_workers
+{
+	$_->stop foreach @_;
+	return;
+}
+
+# print_table(HEADINGS, ROWS): of words, the first a row's name.
+sub print_table
+{
+	my ($headings, @rows) = @_;
+	my @widths;
+
+	foreach my $row ($headings, @rows)
+	{
+		foreach my $column (0 .. $#$row)
+		{
+			my $width = length $row->[$column];
+
+			$widths[$column] = $width if $width > ($widths[$column] // 0);
+		}
+	}
+	foreach my $row ($headings, @rows)
+	{
+		diag(join('  ', map { sprintf "%-$widths[$_]s", $row->[$_] } 0 .. $#$row) =~ s/ +\z//r);
+	}
+	return;
+}
+
+1;

@@ -1,0 +1,353 @@
+# Every driver takes and releases locks by its recipe, in every way that the README speaks of. The other side is
+# psql. At the end there is a table of drivers and what each of them was seen to do.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use Drivers;
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes 'time';
+
+my $node = new_driver_server('drivers');
+
+$node->safe_psql('postgres', 'CREATE TABLE written (key text); CREATE TABLE orders (id int, state text)');
+
+my %workers = start_workers();
+my $other = delete $workers{psql};
+my $observer = start_worker('psql');
+my $uuid = 'b7e1a0c4-5a0e-4f3e-9d6a-0123456789ab';
+
+ok($observer->is_ready, 'so is the one who looks on');
+
+# Each is given the worker, a key of its own, and whether the driver behaves otherwise in this.
+my @behaviours = (
+	example => sub {
+		my ($worker) = @_;
+
+		$observer->run("WITH old AS (DELETE FROM orders) INSERT INTO orders VALUES (42, 'new') RETURNING 'new'");
+		$other->take('order:42');
+		$worker->send_command('example');
+		$worker->wait_until_waiting($observer);
+		is($observer->run('SELECT state FROM orders'), 'new', 'the example waits for the lock');
+		$other->leave;
+		is($worker->answer, 'done', '... and ends');
+		is($observer->run('SELECT state FROM orders'), 'paid', '... when it has done its work');
+		is(holders('order:42'), '', '... and released the lock');
+	},
+	block => sub {
+		my ($worker, $key) = @_;
+
+		is($other->take($key), 'held', 'another holds the lock');
+		$worker->start_taking($key);
+		$worker->wait_until_waiting($observer);
+		is($other->leave, 'released', '... until it has released it');
+		is($worker->answer, 'held', 'then the driver holds it');
+		is(holders($key), $worker->session, '... and nobody else');
+		is($worker->leave, 'released', '... until its block ends');
+		is(holders($key), '', '... and no longer');
+		is(activity($worker, 'state'), 'idle', '... and is in no transaction');
+	},
+	try => sub {
+		my ($worker, $key) = @_;
+
+		$other->take($key);
+		is($worker->take($key, timeout => 0), "error\t55P03", 'refused while another holds it');
+		$other->leave;
+		is($worker->take($key, timeout => 0), 'held', 'and not when nobody does');
+		$worker->leave;
+	},
+	timeout => sub {
+		my ($worker, $key) = @_;
+		my $begun = time;
+
+		$other->take($key);
+		is($worker->take($key, timeout => 100), "error\t55P03", 'refused after the timeout');
+		cmp_ok(time - $begun, '>=', 0.1, '... and not before');
+		$worker->start_taking($key, timeout => 3_600_000);
+		$worker->wait_until_waiting($observer);
+		$other->leave;
+		is($worker->answer, 'held', 'held if it is free in time');
+		$worker->leave;
+	},
+	shared => sub {
+		my ($worker, $key) = @_;
+
+		$other->take($key, mode => 'shared');
+		is($worker->take($key, mode => 'shared', timeout => 0), 'held', 'held beside another shared hold');
+		$other->leave;
+		is($other->take($key, timeout => 0), "error\t55P03", '... but not beside an exclusive one');
+		is($worker->leave, 'released', '... and released');
+		is(holders($key), '', '... wholly');
+	},
+	nested => sub {
+		my ($worker, $key, $otherwise) = @_;
+
+		$worker->take($key);
+		if ($otherwise)
+		{
+			is($worker->take($key), "error\tdeadlock", 'refused in an inner block');
+		}
+		else
+		{
+			is($worker->take($key), 'held', 'held once more in an inner block');
+			is($worker->leave, 'released', '... which ends');
+		}
+		is(holders($key), $worker->session, '... while the outer block holds the lock');
+		$worker->leave;
+		is(holders($key), '', '... until that ends');
+	},
+	transaction => sub {
+		my ($worker, $key) = @_;
+
+		$worker->ask('transaction');
+		is($worker->take($key, scope => 'transaction'), 'held', 'held in a transaction');
+		is($other->take($key, timeout => 0), "error\t55P03", '... and by nobody else');
+		is($worker->run(write_row($key)), $key, '... which writes');
+		is($worker->leave, 'released', '... until the block ends');
+		is($worker->leave, 'committed', '... and the transaction');
+		is($other->take($key, timeout => 0), 'held', 'then another holds it');
+		is($other->run(rows($key)), 1, '... and sees what was written');
+
+		$worker->ask('transaction');
+		is($worker->take($key, scope => 'transaction', timeout => 10), "error\t55P03", 'refused after a timeout');
+		is($worker->run("SELECT 'on'"), 'on', '... and the transaction goes on');
+		$worker->leave;
+		$other->leave;
+
+		$worker->ask('transaction');
+		$worker->take($key, scope => 'transaction');
+		$worker->run(write_row("$key lost"));
+		is($worker->ask('fail'), 'failed', 'an exception ends the transaction');
+		is_over($worker, $key);
+	},
+	exception => sub {
+		my ($worker, $key) = @_;
+
+		foreach my $begin ('transaction', 'begin')
+		{
+			$worker->take($key);
+			is($worker->ask($begin), 'begun', "a transaction by $begin");
+			$worker->run(write_row("$key lost"));
+			is($worker->ask('fail'), 'failed', 'an exception ends it');
+			is_over($worker, $key);
+		}
+	},
+	aborted => sub {
+		my ($worker, $key) = @_;
+
+		foreach my $begin ('transaction', 'begin')
+		{
+			$worker->take($key);
+			$worker->ask($begin);
+			$worker->run(write_row("$key lost"));
+			is($worker->run('SELECT 1 / 0'), "error\t22012", "a transaction by $begin is aborted");
+			is($worker->ask('fail'), 'failed', 'an exception ends it');
+			is_over($worker, $key);
+		}
+		is($worker->take($key), 'held', 'the connection is as good as new');
+		is($worker->leave, 'released', '... with its lock');
+	},
+	'not held' => sub {
+		my ($worker, $key) = @_;
+
+		is($worker->run("SELECT pglock.release('$key')::text"), 'false', 'there is nothing to release');
+		# what a recipe that has got nothing must not release
+		$worker->run("SELECT pglock.acquire('$key', shared => true)::text");
+		$other->take($key, mode => 'shared');
+		is($worker->take($key, timeout => 0), "error\t55P03", 'a lock that is not got');
+		is($worker->run("SELECT pglock.held('$key')::text"), 'true', '... takes nothing away');
+		is($worker->run("SELECT pglock.release('$key')::text"), 'true', '... from those who have to release it');
+		$other->leave;
+	},
+	committed => sub {
+		my ($worker, $key) = @_;
+
+		foreach my $begin ('transaction', undef)
+		{
+			my $writer = $begin // 'statement';
+
+			$worker->take($key);
+			$worker->ask($begin) if $begin;
+			is($worker->run(write_row("$key $writer")), "$key $writer", "written by a $writer");
+			$other->start_taking($key);
+			$other->wait_until_waiting($observer);
+			is($worker->leave, 'committed', '... which commits') if $begin;
+			is($worker->leave, 'released', '... and then the lock is released');
+			is($other->answer, 'held', 'the next holder');
+			is($other->run(rows("$key $writer")), 1, '... sees it');
+
+			$worker->start_taking($key);
+			$worker->wait_until_waiting($observer);
+			$other->run(write_row("$key other $writer"));
+			$other->leave;
+			is($worker->answer, 'held', 'and the driver, when it is the next holder');
+			is($worker->run(rows("$key other $writer")), 1, '... sees what another wrote');
+			$worker->leave;
+		}
+	},
+	keys => sub {
+		my ($worker) = @_;
+
+		foreach my $key ([ 42, 'integer' ], [ '42', 'text' ], [ $uuid, 'uuid' ], [ $uuid, 'text' ], [ 'ключ', 'text' ])
+		{
+			my ($name, $type) = @$key;
+
+			is($worker->take($name, type => $type), 'held', "$name, as $type");
+			is(holders($name), $worker->session, '... is the lock of that text');
+			$worker->leave;
+			is(holders($name), '', '... and released');
+		}
+	},
+	prepared => sub {
+		my ($worker, $key) = @_;
+
+		takes_by($worker->name, $key, 'prepared', qr/execute [^<]\S*/);
+	},
+	unprepared => sub {
+		my ($worker, $key) = @_;
+
+		takes_by($worker->name, $key, 'unprepared', qr/execute <unnamed>|statement/);
+	},
+	'no snapshot' => sub {
+		my ($worker, $key, $otherwise) = @_;
+
+		$other->take($key);
+		$worker->start_taking($key);
+		$worker->wait_until_waiting($observer);
+		is( activity($worker, 'backend_xmin IS NULL'),
+			$otherwise ? 'false' : 'true',
+			'it waits ' . ($otherwise ? 'with' : 'without') . ' a snapshot');
+		$other->leave;
+		$worker->answer;
+		$worker->leave;
+	});
+
+my @columns = map { $behaviours[ 2 * $_ ] } 0 .. $#behaviours / 2;
+my %behaviour = @behaviours;
+my %other_way = (prepared => 'unprepared_only', unprepared => 'prepared_only');
+my @table;
+
+foreach my $name (grep { $_ ne 'psql' } driver_names())
+{
+	my $worker = $workers{$name};
+
+	push @table,
+	  [
+		$name,
+		$worker ? $worker->version : '',
+		map { $worker ? shown($worker, $_) : 'skipped' } @columns
+	  ];
+}
+print_table([ 'driver', 'version', @columns ], @table);
+
+if ($workers{'SQLAlchemy of trixie'})
+{
+	like($workers{'SQLAlchemy of trixie'}->version, qr/^2\./, 'SQLAlchemy 2 is among them');
+}
+
+# Lets the driver show the behaviour, and returns the cell of the table.
+sub shown
+{
+	my ($worker, $behaviour) = @_;
+	my $name = $worker->name;
+	my $driver = driver($name);
+	my $otherwise = $behaviour eq ($driver->{otherwise} // '');
+	my $logged = -s $node->logfile;
+
+	return '-' if $driver->{ $other_way{$behaviour} // '' };
+	my $passed = subtest(
+		"$name: $behaviour",
+		sub {
+			$behaviour{$behaviour}->($worker, "$name $behaviour", $otherwise);
+			# of a release before the end of a transaction, a wait with a snapshot, and the like
+			is(join("\n", grep { /WARNING:.* lock "/ } log_since($logged)), '', 'there is nothing to warn of');
+		});
+
+	return !$passed ? 'FAILED' : $otherwise ? 'no' : 'ok';
+}
+
+sub log_since
+{
+	my ($position) = @_;
+
+	return split /\n/, slurp_file($node->logfile, $position);
+}
+
+# A new session takes and releases a lock by statements that are logged like that.
+sub takes_by
+{
+	my ($name, $key, $how, $logged) = @_;
+	my $worker = start_worker($name, $how);
+	my $calls = driver($name)->{calls_unprepared} && $how eq 'prepared';
+
+	ok($worker->is_ready, 'a worker of its own');
+	$worker->run("SELECT set_config('log_statement', 'all', false)");
+
+	my $position = -s $node->logfile;
+
+	# more than once: some drivers prepare what they meet again
+	foreach (1 .. 3)
+	{
+		is($worker->take($key), 'held', 'held');
+		is(holders($key), $worker->session, '... indeed');
+		is($worker->leave, 'released', '... and released');
+		is(holders($key), '', '... indeed');
+	}
+
+	my @statements = grep { /pglock\.(lock|acquire|release)\(/ } log_since($position);
+
+	is(scalar @statements, 6, 'a statement for each');
+	@statements = grep { !/CALL/ } @statements if $calls;
+	is(join("\n", grep { !/LOG:  $logged: / } @statements), '', "... which is $how");
+	$worker->stop;
+	return;
+}
+
+# Statements for a worker
+sub write_row
+{
+	my ($key) = @_;
+
+	return "INSERT INTO written VALUES ('$key') RETURNING key";
+}
+
+sub rows
+{
+	my ($key) = @_;
+
+	return "SELECT count(*)::text FROM written WHERE key = '$key'";
+}
+
+# The sessions that hold the lock
+sub holders
+{
+	my ($key) = @_;
+
+	return $observer->run("SELECT string_agg(pid::text, ' ') FROM pglock.holders('$key') AS pid");
+}
+
+# What pg_stat_activity has of the worker's session
+sub activity
+{
+	my ($worker, $column) = @_;
+
+	return $observer->run("SELECT ($column)::text FROM pg_stat_activity WHERE pid = " . $worker->session);
+}
+
+# After an exception: the transaction is rolled back, and the lock is free.
+sub is_over
+{
+	my ($worker, $key) = @_;
+
+	is(activity($worker, 'state'), 'idle', '... its transaction is over');
+	is($observer->run(rows("$key lost")), 0, '... and rolled back');
+	is(holders($key), '', '... and the lock is free');
+	return;
+}
+
+stop_workers(values %workers, $other, $observer);
+stop_and_check_log($node);
+done_testing();
