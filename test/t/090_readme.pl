@@ -55,6 +55,26 @@ foreach my $session (@sessions)
 }
 is(scalar @sessions, 3, 'the README has sessions');
 
+# the drivers' recipes: those of the files that 060_drivers tests, each of them
+sub part
+{
+	my ($file, $name) = @_;
+	my ($part) = slurp_file($file) =~ /\[$name\]\n(.*?)\n\s*\S+ \[end\]$/ms or return;
+	my ($indent) = $part =~ /^(\s*)/;
+
+	return $part =~ s/^$indent//mgr;
+}
+
+my @recipes = grep { part($_, 'recipe') } glob "$root/test/drivers/*";
+my %file_of = map { part($_, 'recipe') . "\n\n" . part($_, 'example') . "\n" => s,.*/,,r } @recipes;
+my @shown = map { $file_of{$_} // "unlike any file:\n$_" } $readme =~ /^```(?:python|js|java|perl)\n(.*?)^```$/msg;
+
+is_deeply(
+	[ sort @shown, $readme =~ /`(\w+_lock\.py)`/g ],
+	[ sort map { s,.*/,,r } @recipes ],
+	'every recipe is shown as it is tested, or its file is named');
+is_deeply([ grep { part($_, 'recipe') =~ tr/\n// >= 15 } @recipes ], [], '... and has 15 lines at most');
+
 # the names: all that there is, and nothing that there is not
 my @functions = split /\n/, $node->safe_psql('postgres',
 	"SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pglock'::regnamespace");
