@@ -61,15 +61,13 @@ install_node_postgres() {
 # Unpacks trixie's Python and its drivers. Nothing is installed, and no root directory changed: they run from where
 # they are, by their own loader and libraries.
 unpack_trixie() {
-	local mirror packages=python3,python3-asyncpg,python3-psycopg2,python3-psycopg,python3-sqlalchemy,python3-greenlet
+	local packages=python3,python3-asyncpg,python3-psycopg2,python3-psycopg,python3-sqlalchemy,python3-greenlet
 
 	has mmdebstrap >/dev/null || return
-	# shellcheck disable=SC2016
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Label: Debian' | sort -u | head -n 1)
 	say "unpacking trixie's $packages"
 	run as_root mmdebstrap --mode=root --variant=extract --include="$packages" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-		trixie "$DRIVERS/trixie" "deb $mirror trixie main" &>"$log" || { cat "$log" >&2; return 1; }
+		trixie "$DRIVERS/trixie" "deb $(debian_mirror) trixie main" &>"$log" || { cat "$log" >&2; return 1; }
 	as_root chown -R "$(stat -c %U: "$DRIVERS")" "$DRIVERS/trixie"
 }
