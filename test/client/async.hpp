@@ -72,12 +72,13 @@ class Async : public testing::Test
   protected:
 	asio::io_context context;
 
-	/// Runs until nothing is under way.
+	/// Runs until nothing is under way: not for ever, should a test have found a fault.
 	void
 	run()
 	{
 		context.restart();
-		context.run();
+		context.run_for(60s);
+		ASSERT_TRUE(context.stopped()) << "something does not end";
 	}
 
 	/// Runs until that many sessions wait for advisory locks.

@@ -2,6 +2,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "async.hpp"
 #include "handler.hpp"
@@ -149,6 +150,74 @@ TEST_F(Coroutine, WithLockReleasesWhenTheBodyIsCancelled)
 				  EXPECT_EQ(session.query("SELECT 1"), "1");
 			  }),
 			  "true");
+}
+
+TEST_F(Coroutine, AfterWithLockItCanStillBeCancelled)
+{
+	using namespace asio::experimental::awaitable_operators;
+
+	auto start = std::chrono::steady_clock::now();
+	int rounds = 0;
+	auto body = [&]() -> awaitable<void> {
+		co_await pglock::with_lock(session.get(), "a", {}, []() -> awaitable<void> { co_return; });
+		co_await sleep(1h);
+	};
+	auto stubborn = [&]() -> awaitable<void> {
+		for (; rounds < 100; rounds++)
+			try
+			{
+				co_await pglock::with_lock(session.get(), "a", {},
+										   [&]() -> awaitable<void> { co_await sleep(1h); });
+			}
+			catch (const std::exception &)
+			{
+			}
+	};
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> { co_await (body() || sleep(20ms)); }), "true");
+	EXPECT_EQ(result_of([&]() -> awaitable<void> { co_await (stubborn() || sleep(20ms)); }),
+			  "true");
+	EXPECT_EQ(rounds, 100) << "none but the first took the lock";
+	EXPECT_LT(std::chrono::steady_clock::now() - start, 30s);
+	EXPECT_TRUE(server::is_free("a"));
+}
+
+TEST_F(Coroutine, WithLockTakesSeveralKeys)
+{
+	std::vector<pglock::key> keys = {"a", "b"};
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  co_await pglock::with_lock(session.get(), keys, {}, [&]() -> awaitable<void> {
+					  EXPECT_FALSE(server::is_free("a") || server::is_free("b"));
+					  co_return;
+				  });
+			  }),
+			  "true");
+}
+
+TEST_F(Coroutine, WithLockTellsOfABusyConnection)
+{
+	failures heard;
+
+	for (auto scope : {pglock::scope::session, pglock::scope::transaction})
+	{
+		session.begin();
+		EXPECT_EQ(result_of([&]() -> awaitable<void> {
+					  co_await pglock::with_lock(session.get(), "a", {.scope = scope},
+												 [&]() -> awaitable<void> {
+													 PQsendQuery(session.get(),
+																 "SELECT pg_sleep(0)");
+													 throw broken();
+													 co_return;
+												 });
+				  }),
+				  "broken");
+		while (PQgetResult(session.get()) != nullptr)
+			;
+		session.rollback();
+		session.query("SELECT pglock.release_all()");
+	}
+	EXPECT_EQ(heard.all().size(), 2U);
 }
 
 TEST_F(Coroutine, TheFirstOfTwoCancelsTheWait)

@@ -1,4 +1,4 @@
-// Locks that don't wait in the thread: by callbacks, by futures and by coroutines.
+// Locks that don't wait in the thread: by callbacks and by futures.
 #include <future>
 #include <memory>
 #include <optional>
@@ -6,6 +6,9 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <sys/resource.h>
 
 #include "async.hpp"
 #include "handler.hpp"
@@ -208,6 +211,101 @@ TEST_F(AsyncLock, OneCommandAtATime)
 	EXPECT_EQ(noted, "true");
 }
 
+TEST_F(AsyncLock, ARefusedOperationForgetsNothing)
+{
+	server::libpq_session other;
+	std::optional<pglock::guard> holder(std::in_place, other.ref(), "a");
+	async_lock lock(context, session.get(), "a");
+	async_lock second(context, session.get(), "a");
+	std::string noted;
+	std::string refused;
+
+	lock.async_acquire(note(noted));
+	run_until_waiting();
+	lock.async_acquire(note(refused));
+	run_until("true");
+	EXPECT_NE(refused.find("busy"), std::string::npos) << refused;
+	holder.reset();
+	run();
+	EXPECT_EQ(noted, "true");
+	EXPECT_EQ(acquire(second), "deadlock");
+}
+
+TEST_F(AsyncLock, AnErrorOnABusyConnectionIsNotPassedOver)
+{
+	async_lock lock(context, session.get(), "a", {.scope = pglock::scope::transaction});
+	std::string noted;
+	std::string handled;
+
+	session.begin();
+	EXPECT_EQ(acquire(lock), "true");
+	lock.async_token([&](std::exception_ptr failure, std::int64_t) { noted = outcome(failure); });
+	lock.async_handle_error(note(handled));
+	run();
+	EXPECT_EQ(noted, "true");
+	EXPECT_NE(handled.find("busy"), std::string::npos) << handled;
+	EXPECT_TRUE(lock.locked());
+	lock.async_handle_error(note(handled));
+	run();
+	EXPECT_EQ(handled, "false");
+	EXPECT_TRUE(server::is_free("a"));
+}
+
+TEST_F(AsyncLock, StatementsThatAPoolerHasLostAreRecovered)
+{
+	async_lock lock(context, session.get(), "a");
+
+	for (int i = 0; i < 2; i++)
+	{
+		EXPECT_EQ(acquire(lock), "true");
+		session.query("DEALLOCATE ALL");
+		EXPECT_EQ(release(lock), "true");
+		session.query("DEALLOCATE ALL");
+	}
+}
+
+TEST_F(AsyncLock, ChildProcessesDoNotInheritTheSession)
+{
+	auto inheritable = [] {
+		int count = 0;
+
+		for (int file = 3; file < 1024; file++)
+			if (int flags = fcntl(file, F_GETFD); flags >= 0 && (flags & FD_CLOEXEC) == 0)
+				count++;
+		return count;
+	};
+	server::libpq_session other;
+	std::optional<pglock::guard> holder(std::in_place, other.ref(), "a");
+	async_lock lock(context, session.get(), "a");
+	std::string noted;
+	int before = inheritable();
+
+	lock.async_acquire(note(noted));
+	run_until_waiting();
+	EXPECT_EQ(inheritable(), before);
+	holder.reset();
+	run();
+}
+
+TEST_F(AsyncLock, WithoutFilesItFailsAndCanBeRepeated)
+{
+	async_lock lock(context, session.get(), "a");
+	rlimit limit{};
+	rlimit none{};
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	none = limit;
+	none.rlim_cur = static_cast<rlim_t>(PQsocket(session.get()));
+	setrlimit(RLIMIT_NOFILE, &none);
+
+	std::string failed = acquire(lock);
+
+	setrlimit(RLIMIT_NOFILE, &limit);
+	EXPECT_NE(failed, "true");
+	EXPECT_EQ(PQisnonblocking(session.get()), 0);
+	EXPECT_EQ(acquire(lock), "true");
+}
+
 TEST_F(AsyncLock, ErrorsOfTheServerArrive)
 {
 	async_lock lock(context, session.get(), "a", {.scope = pglock::scope::transaction});
@@ -322,6 +420,23 @@ TEST_F(AsyncLock, TheEndOfTheObjectReleases)
 		EXPECT_EQ(acquire(lock), "true");
 	}
 	EXPECT_TRUE(server::is_free("a"));
+}
+
+TEST_F(AsyncLock, TheEndOfTheObjectReleasesAfterTheOperation)
+{
+	failures heard;
+	std::optional<async_lock> lock(std::in_place, context, session.get(), "a");
+	std::string noted;
+
+	EXPECT_EQ(acquire(*lock), "true");
+	lock->async_token([&](std::exception_ptr failure, std::int64_t) {
+		noted = outcome(failure);
+		EXPECT_TRUE(server::is_free("a")) << "before the handler is called, which may go on";
+	});
+	lock.reset();
+	run();
+	EXPECT_EQ(noted, "true");
+	EXPECT_TRUE(heard.all().empty());
 }
 
 TEST_F(AsyncLock, TheEndOfTheContextEndsTheOperation)

@@ -2,6 +2,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <thread>
 
 #include "async.hpp"
 #include "handler.hpp"
@@ -44,7 +45,7 @@ TEST_F(Watch, RequestsStopWithinASecondOfTheEnd)
 
 TEST_F(Watch, NoticesThatTheConnectionIsClosed)
 {
-	pglock::async_watch(context.get_executor(), session.get(), stop, note(noted));
+	pglock::async_watch(context, session.get(), stop, note(noted));
 	context.run_for(300ms);
 	session.close();
 	run();
@@ -63,6 +64,60 @@ TEST_F(Watch, CanBeCancelled)
 	run();
 	EXPECT_EQ(noted, "aborted");
 	EXPECT_FALSE(stop.stop_requested());
+}
+
+TEST_F(Watch, CanBeCancelledThoughItIsToLookAtTheSameTime)
+{
+	asio::cancellation_signal signal;
+	asio::steady_timer timer(context);
+
+	pglock::async_watch(context, session.get(), stop,
+						asio::bind_cancellation_slot(signal.slot(), note(noted)));
+	context.run_for(10ms);
+	// both have expired when the context looks at its timers
+	timer.expires_after(100ms);
+	timer.async_wait([&](std::error_code) { signal.emit(asio::cancellation_type::total); });
+	std::this_thread::sleep_for(400ms);
+	run();
+	EXPECT_EQ(noted, "aborted");
+}
+
+TEST_F(Watch, EndsWhenSomebodyElseRequestsStop)
+{
+	pglock::async_watch(context, session.get(), stop, note(noted));
+	context.run_for(10ms);
+	stop.request_stop();
+	run();
+	EXPECT_EQ(noted, "true");
+}
+
+TEST_F(Watch, OfALockIsOfItsSession)
+{
+	pglock::async_lock lock(context, session.get(), "leader");
+
+	EXPECT_EQ(acquire(lock), "true");
+	PQreset(session.get());
+	lock.async_watch(stop, note(noted));
+	run();
+	EXPECT_TRUE(stop.stop_requested()) << "the lock has gone with its session";
+	session.close();
+	noted.clear();
+	lock.async_watch(stop, note(noted));
+	run();
+	EXPECT_EQ(noted, "true");
+}
+
+TEST_F(Watch, NoticesAResetThatIsUnderWay)
+{
+	pglock::async_lock lock(context, session.get(), "leader");
+
+	EXPECT_EQ(acquire(lock), "true");
+	lock.async_watch(stop, note(noted));
+	context.run_for(10ms);
+	ASSERT_EQ(PQresetStart(session.get()), 1);
+	EXPECT_TRUE(lock.lost());
+	run();
+	EXPECT_TRUE(stop.stop_requested());
 }
 
 TEST_F(Watch, GoesOnWhileTheLockIsWaitedFor)

@@ -254,6 +254,28 @@ TEST_F(Protocol, OfWhatIsNotFinishedNothingIsAnnounced)
 	EXPECT_EQ(announced(), 0U);
 }
 
+TEST_F(Protocol, WhatAnotherOperationHasAnnouncedStays)
+{
+	hold wanted(connection, {"a"}, {});
+	acquisition first(wanted, for_ever, true);
+
+	(void)first.next();
+	connection.status = transaction_status::busy;
+	EXPECT_THROW(take(wanted), pglock::error);
+	{
+		acquisition cancelled(wanted, for_ever, true);
+
+		cancelled.cancel();
+		drive(cancelled);
+		EXPECT_EQ(cancelled.result(), outcome::cancelled);
+	}
+	EXPECT_EQ(announced(), 1U);
+	first.succeeded({});
+	EXPECT_FALSE(first.next());
+	EXPECT_EQ(wanted.depth(), 1U);
+	EXPECT_EQ(announced(), 1U);
+}
+
 TEST_F(Protocol, MisuseIsFoundWithoutAskingTheServer)
 {
 	hold in_transaction(connection, {"a"}, {.scope = pglock::scope::transaction});
@@ -517,6 +539,22 @@ TEST_F(Protocol, AfterAnErrorRollsBackAndGivesAllBack)
 	EXPECT_EQ(connection.asked(), (texts{"ROLLBACK", "SELECT pglock.release($1::text, true)|a",
 										 "SELECT pglock.release($1::text, true)|a"}));
 	EXPECT_EQ(announced(), 0U);
+}
+
+TEST_F(Protocol, DoesNotPassOverATransactionThatIsBusy)
+{
+	connection.status = transaction_status::open;
+
+	hold wanted(connection, {"a"}, {.scope = pglock::scope::transaction});
+
+	EXPECT_EQ(take(wanted), outcome::taken);
+	connection.status = transaction_status::busy;
+
+	pglock::detail::restitution all(wanted, true);
+
+	EXPECT_THROW(drive(all), pglock::error);
+	EXPECT_TRUE(wanted.has_levels());
+	EXPECT_THROW(wanted.handle_error(), pglock::error);
 }
 
 TEST_F(Protocol, LeavesTheTransactionAloneIfTold)

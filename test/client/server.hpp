@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 class libpq_session
 {
   public:
-	libpq_session() : connection_(PQconnectdb(""))
+	explicit libpq_session(const char *parameters = "") : connection_(PQconnectdb(parameters))
 	{
 		if (PQstatus(get()) != CONNECTION_OK)
 			throw std::runtime_error(PQerrorMessage(get()));

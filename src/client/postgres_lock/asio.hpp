@@ -10,6 +10,10 @@
 // fails with `error`. A connection, its locks and their completion handlers belong to one thread or
 // strand. The library sets the connection to non-blocking while an operation is under way.
 //
+// An executor can be given by its context, too. As with Asio's own objects, the context has to
+// outlive the locks. If it ends while an operation is under way, the connection is left with a
+// command that has not ended, and should be closed.
+//
 // Cancellation: an operation that takes a lock can be cancelled at any time, with cancellation of
 // any type. It then interrupts the server, and completes with `asio::error::operation_aborted` (as
 // a `std::system_error`) when the server has stopped: nothing is held by it, the connection can be
@@ -35,7 +39,6 @@
 #include <asio.hpp>
 
 #include "detail/async.hpp"
-#include "detail/watch.hpp"
 #include "error.hpp"
 #include "key.hpp"
 #include "libpq.hpp"
@@ -45,16 +48,18 @@ namespace pglock
 {
 /// Requests stop when the session has ended, and its locks with it: within a quarter of a second
 /// after this machine has heard of it (of a network that fails without a word it hears by TCP's
-/// keepalives). Then the operation completes; until then it is under way, and is to be cancelled if
-/// it is not wanted any more. It sends nothing, and does not keep others from using the connection.
+/// keepalives). Completes then, and when somebody else has requested stop; until then it is under
+/// way, and is to be cancelled if it is not wanted any more. It sends nothing, and does not keep
+/// others from using the connection.
 ///
 /// Signature: `void(std::exception_ptr)`.
-template <typename Executor, typename Token>
+template <typename Token>
 auto
-async_watch(const Executor &executor, connection_ref connection, std::stop_source &stop,
-			Token &&token)
+async_watch(const detail::executor_argument &executor, connection_ref connection,
+			std::stop_source &stop, Token &&token)
 {
-	return detail::start_watch(executor, connection, stop, std::forward<Token>(token));
+	return detail::start_watch(executor, connection, connection.session(), stop,
+							   std::forward<Token>(token));
 }
 
 /// A `lock` whose functions don't wait. It neither copies nor moves.
@@ -62,16 +67,9 @@ class async_lock
 {
   public:
 	/// Takes nothing yet.
-	async_lock(asio::any_io_executor executor, PGconn *connection, pglock::key key,
+	async_lock(const detail::executor_argument &executor, PGconn *connection, pglock::key key,
 			   const options &options = {})
-		: held_(detail::make_async_hold(std::move(executor), connection, {std::move(key)}, options))
-	{
-	}
-
-	template <std::derived_from<asio::execution_context> Context>
-	async_lock(Context &context, PGconn *connection, pglock::key key, const options &options = {})
-		: async_lock(asio::any_io_executor(context.get_executor()), connection, std::move(key),
-					 options)
+		: held_(detail::make_async_hold(executor, connection, {std::move(key)}, options))
 	{
 	}
 
@@ -148,8 +146,7 @@ class async_lock
 	auto
 	async_watch(std::stop_source &stop, Token &&token)
 	{
-		return detail::start_watch(get_executor(), held_->hold.connection(), stop,
-								   std::forward<Token>(token));
+		return detail::start_watch(held_, stop, std::forward<Token>(token));
 	}
 
 	/// See `lock::locked()`.
@@ -273,8 +270,7 @@ class [[nodiscard]] async_guard
 	auto
 	async_watch(std::stop_source &stop, Token &&token)
 	{
-		return detail::start_watch(held()->channel.executor(), held()->hold.connection(), stop,
-								   std::forward<Token>(token));
+		return detail::start_watch(held(), stop, std::forward<Token>(token));
 	}
 
 	/// See `lock::locked()`.
@@ -289,6 +285,23 @@ class [[nodiscard]] async_guard
 	lost() const noexcept
 	{
 		return held_ && held_->hold.lost();
+	}
+
+	/// Tells the handler of a release that has failed, see `set_release_failure_handler`.
+	void
+	report(const std::exception_ptr &failure) const noexcept
+	{
+		try
+		{
+			std::rethrow_exception(failure);
+		}
+		catch (const std::exception &thrown)
+		{
+			detail::report_release_failure(held_->hold.keys().front(), thrown);
+		}
+		catch (...)
+		{
+		}
 	}
 
   private:
@@ -316,10 +329,10 @@ class [[nodiscard]] async_guard
 /// is no key or no connection. Signature: `void(std::exception_ptr, async_guard)`.
 template <typename Token>
 auto
-async_acquire(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
+async_acquire(const detail::executor_argument &executor, PGconn *connection, std::vector<key> keys,
 			  const options &options, Token &&token)
 {
-	auto held = detail::make_async_hold(std::move(executor), connection, std::move(keys), options);
+	auto held = detail::make_async_hold(executor, connection, std::move(keys), options);
 
 	return detail::start<detail::acquisition>(
 		held, std::forward<Token>(token),
@@ -333,39 +346,39 @@ async_acquire(asio::any_io_executor executor, PGconn *connection, std::vector<ke
 
 template <typename Token>
 auto
-async_acquire(asio::any_io_executor executor, PGconn *connection, key key, const options &options,
-			  Token &&token)
+async_acquire(const detail::executor_argument &executor, PGconn *connection, key key,
+			  const options &options, Token &&token)
 {
-	return async_acquire(std::move(executor), connection, std::vector<pglock::key>{std::move(key)},
-						 options, std::forward<Token>(token));
+	return async_acquire(executor, connection, std::vector<pglock::key>{std::move(key)}, options,
+						 std::forward<Token>(token));
 }
 
 template <typename Token>
 auto
-async_acquire(asio::any_io_executor executor, PGconn *connection, std::initializer_list<key> keys,
-			  const options &options, Token &&token)
+async_acquire(const detail::executor_argument &executor, PGconn *connection,
+			  std::initializer_list<key> keys, const options &options, Token &&token)
 {
-	return async_acquire(std::move(executor), connection, std::vector<key>(keys), options,
+	return async_acquire(executor, connection, std::vector<key>(keys), options,
 						 std::forward<Token>(token));
 }
 
 #if defined(ASIO_HAS_CO_AWAIT)
-/// Runs the coroutine that `body` makes while the lock is held, on the executor of the coroutine
-/// that awaits this. When the body ends, gives the lock back; when it throws, first rolls back the
-/// transaction that is open (see `options::rollback_on_error`), then gives the lock back, and
-/// throws on. Cancelling it cancels the wait for the lock, or the body. The body must not leave a
-/// command under way on the connection: then the lock can't be released, which the handler is told.
+/// Runs the coroutine that `body` makes while the locks are held, on the executor of the coroutine
+/// that awaits this. When the body ends, gives the locks back; when it throws, first rolls back the
+/// transaction that is open (see `options::rollback_on_error`), then gives them back, and throws
+/// on. Cancelling it cancels the wait for the locks, or the body. The body must not leave a command
+/// under way on the connection: then the locks can't be released, which the handler is told.
 ///
 /// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
 template <typename Body>
 asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
-with_lock(PGconn *connection, key key, options options, Body body)
+with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 {
 	using value = typename std::invoke_result_t<Body &>::value_type;
 
 	auto executor = co_await asio::this_coro::executor;
 	async_guard guard =
-		co_await async_acquire(executor, connection, key, options, asio::use_awaitable);
+		co_await async_acquire(executor, connection, std::move(keys), options, asio::use_awaitable);
 	std::exception_ptr failure;
 	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
 
@@ -380,24 +393,39 @@ with_lock(PGconn *connection, key key, options options, Body body)
 	{
 		failure = std::current_exception();
 	}
-	// from here on nothing can be cancelled
-	co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
-	if (!failure)
-		co_await guard.async_unlock(asio::use_awaitable);
-	else
+
+	// a coroutine that has been cancelled could not wait for anything
+	bool throws = co_await asio::this_coro::throw_if_cancelled();
+
+	co_await asio::this_coro::throw_if_cancelled(false);
+	try
 	{
-		try
-		{
+		if (failure)
 			co_await guard.async_handle_error(asio::use_awaitable);
-		}
-		catch (const std::exception &second)
-		{
-			detail::report_release_failure(key, second);
-		}
-		std::rethrow_exception(failure);
+		else
+			co_await guard.async_unlock(asio::use_awaitable);
 	}
+	catch (...)
+	{
+		// the body's failure is what the caller hears of; the end of the guard is the second try
+		if (!failure)
+			failure = std::current_exception();
+		else if (!guard.locked())
+			guard.report(std::current_exception());
+	}
+	co_await asio::this_coro::throw_if_cancelled(throws);
+	if (failure)
+		std::rethrow_exception(failure);
 	if constexpr (!std::is_void_v<value>)
 		co_return std::move(*result);
+}
+
+template <typename Body>
+asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
+with_lock(PGconn *connection, key key, options options, Body body)
+{
+	return with_lock(connection, std::vector<pglock::key>{std::move(key)}, options,
+					 std::move(body));
 }
 #endif
 } // namespace pglock

@@ -156,7 +156,7 @@ template <> struct connection_traits<PGconn>
 	static bool
 	lost(PGconn &connection) noexcept
 	{
-		return PQstatus(&connection) == CONNECTION_BAD ||
+		return PQstatus(&connection) != CONNECTION_OK ||
 			   detail::is_socket_closed(PQsocket(&connection));
 	}
 

@@ -71,7 +71,7 @@ accept(stream::acceptor &acceptor, PGconn *connection)
 		{
 			co_await serve(std::move(client), connection);
 		}
-		catch (const std::system_error &) // the client has gone
+		catch (const std::exception &) // it has gone, or has sent what is no name of an account
 		{
 		}
 	}

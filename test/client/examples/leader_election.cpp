@@ -15,15 +15,17 @@
 #include <string>
 #include <thread>
 
+#include <asio/experimental/awaitable_operators.hpp>
 #include <postgres_lock/asio.hpp>
 
+using asio::use_awaitable;
 using connection_ptr = std::unique_ptr<PGconn, decltype(&PQfinish)>;
 
 namespace
 {
-/// The leader's work, which has a connection of its own.
+/// The leader's work, in a thread and with a connection of its own.
 void
-lead(const std::string &name, const std::string &token, std::stop_token stop)
+lead(const std::string &name, const std::string &token, std::stop_source stop)
 {
 	connection_ptr connection(PQconnectdb(""), PQfinish);
 	const char *values[] = {name.c_str(), token.c_str()};
@@ -37,55 +39,43 @@ lead(const std::string &name, const std::string &token, std::stop_token stop)
 			PQclear);
 
 		if (std::string(PQcmdTuples(result.get())) != "1")
-			throw std::runtime_error("somebody else leads, or the database is gone");
+		{
+			std::fprintf(stderr, "%s: somebody else leads, or the database is gone\n",
+						 name.c_str());
+			stop.request_stop();
+		}
 		std::this_thread::sleep_for(std::chrono::milliseconds(100));
 	}
 }
 
-void
-be_elected(const std::string &name)
+asio::awaitable<void>
+be_elected(const std::string &name, PGconn *connection)
 {
-	connection_ptr connection(PQconnectdb(""), PQfinish);
-	asio::io_context context;
-	asio::signal_set signals(context, SIGINT, SIGTERM);
-	std::stop_source lost;
-
-	pglock::guard guard(connection.get(), "leader");
-	std::string token = std::to_string(guard.token());
+	auto executor = co_await asio::this_coro::executor;
+	auto guard = co_await pglock::async_acquire(executor, connection, "leader", {}, use_awaitable);
+	std::string token = std::to_string(co_await guard.async_token(use_awaitable));
 
 	std::printf("%s leads\n", name.c_str());
 	std::fflush(stdout);
 
-	std::exception_ptr failure;
-	std::jthread leader([&](std::stop_token stop) {
-		try
-		{
-			lead(name, token, stop);
-		}
-		catch (...)
-		{
-			failure = std::current_exception();
-			context.stop();
-		}
+	std::stop_source stop;
+	std::jthread leader([&](std::stop_token ended) {
+		std::stop_callback pass_on(ended, [&] { stop.request_stop(); });
+
+		lead(name, token, stop);
 	});
 
-	// until the session is lost, the leader fails, or somebody ends the program
-	pglock::async_watch(context.get_executor(), connection.get(), lost,
-						[&](std::exception_ptr) { context.stop(); });
-	signals.async_wait([&](std::error_code, int) { context.stop(); });
-	context.run();
-	leader.request_stop();
-	leader.join();
-	if (lost.stop_requested())
-		throw std::runtime_error("the session was lost");
-	if (failure)
-		std::rethrow_exception(failure);
+	// until the session is lost, or the leader gives up
+	co_await guard.async_watch(stop, use_awaitable);
+	throw std::runtime_error("has to stop");
 }
 } // namespace
 
 int
 main(int argc, char **argv)
 {
+	using namespace asio::experimental::awaitable_operators;
+
 	if (argc != 2)
 	{
 		std::fprintf(stderr, "usage: leader_election NAME\n");
@@ -93,7 +83,17 @@ main(int argc, char **argv)
 	}
 	try
 	{
-		be_elected(argv[1]);
+		connection_ptr connection(PQconnectdb(""), PQfinish);
+		asio::io_context context;
+		asio::signal_set signals(context, SIGINT, SIGTERM);
+
+		asio::co_spawn(context,
+					   be_elected(argv[1], connection.get()) || signals.async_wait(use_awaitable),
+					   [&](std::exception_ptr failure, const auto &) {
+						   if (failure)
+							   std::rethrow_exception(failure);
+					   });
+		context.run();
 		std::printf("%s leaves\n", argv[1]);
 	}
 	catch (const std::exception &error)

@@ -5,7 +5,9 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <concepts>
 #include <exception>
+#include <fcntl.h>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -20,9 +22,33 @@
 
 #include "../libpq.hpp"
 #include "protocol.hpp"
+#include "watch.hpp"
 
 namespace pglock::detail
 {
+/// An executor, or that of an execution context.
+class executor_argument
+{
+  public:
+	template <std::convertible_to<asio::any_io_executor> Executor>
+	executor_argument(const Executor &executor) : executor_(executor)
+	{
+	}
+
+	template <std::derived_from<asio::execution_context> Context>
+	executor_argument(Context &context) : executor_(context.get_executor())
+	{
+	}
+
+	operator asio::any_io_executor() const
+	{
+		return executor_;
+	}
+
+  private:
+	asio::any_io_executor executor_;
+};
+
 /// Sends cancel requests. libpq waits until they have arrived, so that is done by other threads:
 /// they belong to the execution context, and end with it.
 class cancel_service : public asio::execution_context::service
@@ -127,20 +153,24 @@ class channel
 	void
 	open(session &session)
 	{
+		int socket = duplicate();
+		std::error_code failure;
+
+		socket_.assign(socket, failure);
+		if (failure)
+		{
+			::close(socket);
+			throw std::system_error(failure, "postgres_lock");
+		}
 		was_nonblocking_ = PQisnonblocking(&connection_) != 0;
 		PQsetnonblocking(&connection_, 1);
-		if (!socket_.is_open())
-			socket_.assign(duplicate());
-		session.on_end = [this] {
-			std::error_code ignored;
-
-			socket_.close(ignored);
-		};
+		session.on_end = [this] { close_socket(); };
 	}
 
 	void
-	close(session &session)
+	close(session &session) noexcept
 	{
+		close_socket();
 		if (!session.alive)
 			return;
 		session.on_end = nullptr;
@@ -207,14 +237,26 @@ class channel
 	}
 
   private:
+	/// As libpq's own it must not go to child processes: there the session would live on.
 	[[nodiscard]] int
 	duplicate() const
 	{
-		int made = PQsocket(&connection_) >= 0 ? dup(PQsocket(&connection_)) : -1;
+		if (PQstatus(&connection_) == CONNECTION_BAD)
+			throw_libpq_error(connection_, nullptr);
+
+		int made = fcntl(PQsocket(&connection_), F_DUPFD_CLOEXEC, 0);
 
 		if (made < 0)
-			throw_libpq_error(connection_, nullptr);
+			throw std::system_error(errno, std::generic_category(), "postgres_lock");
 		return made;
+	}
+
+	void
+	close_socket() noexcept
+	{
+		std::error_code ignored;
+
+		socket_.close(ignored);
 	}
 
 	PGconn &connection_;
@@ -235,8 +277,8 @@ struct async_hold
 	{
 	}
 
-	/// The end of the user's object. An operation that is under way is cancelled, and leaves
-	/// nothing behind; otherwise what is held is released, and that waits for the answer.
+	/// The end of the user's object. What is held is released, and that waits for the answer. If an
+	/// operation is under way, it is cancelled, and that is done at its end.
 	void
 	end(bool by_error) noexcept
 	{
@@ -246,6 +288,7 @@ struct async_hold
 		std::error_code ignored;
 
 		is_abandoned = true;
+		is_ended_by_error = by_error;
 		channel.socket().cancel(ignored);
 	}
 
@@ -254,6 +297,7 @@ struct async_hold
 	wait_time timeout;
 	unsigned operations = 0;
 	bool is_abandoned = false;
+	bool is_ended_by_error = false;
 };
 
 /// The use that one operation makes of an async_hold.
@@ -275,9 +319,9 @@ class usage
 	{
 		if (of_ == nullptr)
 			return;
-		of_->operations--;
-		if (is_open_)
-			of_->channel.close(*of_->hold.session());
+		close_channel();
+		if (--of_->operations == 0 && of_->is_abandoned)
+			of_->hold.end(of_->is_ended_by_error);
 	}
 
 	void
@@ -286,6 +330,13 @@ class usage
 		if (!is_open_)
 			of_->channel.open(*of_->hold.session());
 		is_open_ = true;
+	}
+
+	void
+	close_channel() noexcept
+	{
+		if (std::exchange(is_open_, false))
+			of_->channel.close(*of_->hold.session());
 	}
 
   private:
@@ -327,6 +378,9 @@ template <typename Machine, typename Finish> class operation
 				failure_ = std::current_exception();
 			}
 			is_over_ = next == event::none;
+			// others may use the connection from now on
+			if (is_over_)
+				usage_->close_channel();
 		}
 		// none of our members may be touched once we have been moved
 		if (next == event::interruption)
@@ -402,9 +456,11 @@ template <typename Machine, typename Finish> class operation
 	{
 		if (!of_->hold.session()->alive)
 			throw connection_lost("the connection has been closed");
-		usage_->open_channel();
 		if (!is_sent_)
+		{
+			usage_->open_channel();
 			of_->channel.send(exchange_->next(), request_->what(), request_->values());
+		}
 		is_sent_ = true;
 		return of_->channel.is_done();
 	}
@@ -459,10 +515,11 @@ template <typename Machine, typename Finish> class operation
 		{
 			channel.timer().expires_at(retry_at_);
 			channel.timer().async_wait(
-				asio::bind_executor(self.get_executor(), [of = of_](std::error_code error) {
-					if (!error)
-						of->channel.socket().cancel(error);
-				}));
+				asio::bind_executor(self.get_executor(),
+									[of = std::weak_ptr(of_)](std::error_code error) {
+										if (auto alive = of.lock(); alive && !error)
+											alive->channel.socket().cancel(error);
+									}));
 		}
 		channel.socket().async_wait(channel.next_event(), std::move(self));
 	}
@@ -490,6 +547,7 @@ template <typename Machine, typename Finish> class operation
 		// the handler may end the user's object, for which the operation is over
 		machine_.reset();
 		usage_.reset();
+		of_.reset();
 		self.complete(failure, std::move(made));
 	}
 
@@ -550,6 +608,15 @@ start_question(const std::shared_ptr<async_hold> &of, const statement &what, key
 {
 	return start<question>(of, std::forward<Token>(token), std::mem_fn(&question::result), what,
 						   std::move(asked));
+}
+
+/// Of the session that the hold belongs to, whatever the connection has become.
+template <typename Token>
+auto
+start_watch(const std::shared_ptr<async_hold> &of, std::stop_source &stop, Token &&token)
+{
+	return start_watch(of->channel.executor(), of->hold.connection(), of->hold.session(), stop,
+					   std::forward<Token>(token));
 }
 
 /// Throws `std::invalid_argument` for a null connection.

@@ -122,16 +122,15 @@ class hold
 	{
 		bool released = false;
 
-		roll_back_if(transaction_status::failed);
-		roll_back_if(transaction_status::open);
+		if (rolls_back())
+			connection_.rollback();
 		while (depth_ > 0)
 			released = give_back() || released;
 		return released;
 	}
 
-	/// The end of possession where nothing can be thrown. A transaction that has failed stands in
-	/// the way of a release, so it is rolled back, and after an error that ended a guard so is an
-	/// open one.
+	/// The end of possession where nothing can be thrown. A transaction that has failed is rolled
+	/// back, and after an error that ended a guard so is an open one.
 	void
 	end(bool by_error) noexcept
 	{
@@ -139,9 +138,9 @@ class hold
 			return;
 		try
 		{
-			roll_back_if(transaction_status::failed);
-			if (by_error)
-				roll_back_if(transaction_status::open);
+			roll_back_failed();
+			if (by_error && rolls_back())
+				connection_.rollback();
 			while (depth_ > 0)
 				give_back();
 		}
@@ -162,7 +161,7 @@ class hold
 			return end(false);
 		try
 		{
-			roll_back_if(transaction_status::failed);
+			roll_back_failed();
 			give_back();
 		}
 		catch (const std::exception &failure)
@@ -418,11 +417,13 @@ class hold
 		depth_ = 0;
 	}
 
-	/// Is a transaction in that state to be rolled back before a release after an error?
+	/// Is there a transaction to be rolled back before a release after an error? Throws if that
+	/// can't be told.
 	[[nodiscard]] bool
-	rolls_back(transaction_status status) const noexcept
+	rolls_back() const
 	{
-		return rollback_on_error_ && session_->alive && connection_.status() == status;
+		return rollback_on_error_ && session_->alive &&
+			   check_not_busy() != transaction_status::idle;
 	}
 
 	[[nodiscard]] const connection_ref &
@@ -444,10 +445,12 @@ class hold
 	}
 
   private:
+	/// A transaction that has failed stands in the way of a release.
 	void
-	roll_back_if(transaction_status status) const
+	roll_back_failed() const
 	{
-		if (rolls_back(status))
+		if (rollback_on_error_ && session_->alive &&
+			connection_.status() == transaction_status::failed)
 			connection_.rollback();
 	}
 

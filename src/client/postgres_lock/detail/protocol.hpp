@@ -45,7 +45,7 @@ class acquisition
 	~acquisition()
 	{
 		if (step_ != step::done)
-			hold_.taken_back();
+			take_back();
 	}
 
 	[[nodiscard]] std::optional<request>
@@ -221,6 +221,7 @@ class acquisition
 				return;
 			}
 		hold_.enter();
+		is_entered_ = true;
 		step_ =
 			is_no_wait(time_) || status_ != transaction_status::idle ? step::attempt : step::wait;
 	}
@@ -285,14 +286,23 @@ class acquisition
 		if (outcome_ == outcome::taken)
 			hold_.granted();
 		else
-			hold_.taken_back();
+			take_back();
 		step_ = step::done;
+	}
+
+	/// What another operation on the hold has announced is not ours.
+	void
+	take_back() noexcept
+	{
+		if (is_entered_)
+			hold_.taken_back();
 	}
 
 	hold &hold_;
 	wait_time time_;
 	bool is_once_;
 	bool is_cancelled_ = false;
+	bool is_entered_ = false;
 	bool is_saved_ = false;
 	step step_ = step::own_hold;
 	outcome outcome_ = outcome::refused;
@@ -316,8 +326,7 @@ class restitution
 	{
 		if (step_ == step::roll_back)
 		{
-			if (hold_.rolls_back(transaction_status::failed) ||
-				hold_.rolls_back(transaction_status::open))
+			if (hold_.rolls_back())
 				return roll_back_statement;
 			step_ = step::give_back;
 		}

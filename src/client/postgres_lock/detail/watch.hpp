@@ -20,19 +20,25 @@ namespace pglock::detail
 class watch
 {
   public:
-	watch(asio::any_io_executor executor, connection_ref connection, std::stop_source stop)
-		: connection_(connection), session_(connection.session()), stop_(std::move(stop)),
+	watch(asio::any_io_executor executor, connection_ref connection,
+		  std::shared_ptr<session> session, std::stop_source stop)
+		: connection_(connection), session_(std::move(session)), stop_(std::move(stop)),
 		  timer_(std::make_unique<asio::steady_timer>(std::move(executor)))
 	{
 	}
 
-	template <typename Self> void operator()(Self &self, std::error_code error = {})
+	template <typename Self> void operator()(Self &self, std::error_code = {})
 	{
-		if (!std::exchange(has_begun_, true))
+		bool begins = !std::exchange(has_begun_, true);
+
+		if (begins)
 			self.reset_cancellation_state(asio::enable_total_cancellation());
-		else if (error)
-			return self.complete(std::make_exception_ptr(std::system_error(error)));
-		else if (!session_->alive || connection_.lost())
+		// not what the timer says: a cancellation may come when it has expired, before we are
+		// called
+		else if (self.get_cancellation_state().cancelled() != asio::cancellation_type::none)
+			return self.complete(std::make_exception_ptr(
+				std::system_error(make_error_code(asio::error::operation_aborted))));
+		else if (is_over())
 		{
 			stop_.request_stop();
 			return self.complete(nullptr);
@@ -40,16 +46,8 @@ class watch
 
 		auto &timer = *timer_;
 
-		// the first time at once
-		timer.expires_after(is_first_ ? clock::duration::zero() : clock::duration(interval));
-		is_first_ = false;
+		timer.expires_after(begins ? clock::duration::zero() : clock::duration(interval));
 		timer.async_wait(std::move(self));
-	}
-
-	[[nodiscard]] const asio::steady_timer &
-	timer() const noexcept
-	{
-		return *timer_;
 	}
 
   private:
@@ -57,20 +55,26 @@ class watch
 
 	static constexpr std::chrono::milliseconds interval{250};
 
+	[[nodiscard]] bool
+	is_over() const noexcept
+	{
+		return stop_.stop_requested() || !session_->alive || connection_.lost();
+	}
+
 	connection_ref connection_;
 	std::shared_ptr<session> session_;
 	std::stop_source stop_;
 	std::unique_ptr<asio::steady_timer> timer_;
 	bool has_begun_ = false;
-	bool is_first_ = true;
 };
 
 template <typename Token>
 auto
-start_watch(asio::any_io_executor executor, connection_ref connection, std::stop_source &stop,
-			Token &&token)
+start_watch(asio::any_io_executor executor, connection_ref connection,
+			std::shared_ptr<session> session, std::stop_source &stop, Token &&token)
 {
-	return asio::async_compose<Token, void(std::exception_ptr)>(watch(executor, connection, stop),
+	return asio::async_compose<Token, void(std::exception_ptr)>(watch(executor, connection,
+																	  std::move(session), stop),
 																token, executor);
 }
 } // namespace pglock::detail
