@@ -5,7 +5,7 @@ use IPC::Open2;
 
 my $pid = open2(my $answers, my $statements, qw(psql -X -q -A -t));
 
-# What a statement answers, and its SQLSTATE.
+# What a statement answers, and its SQLSTATE: nothing if the server has gone.
 sub run ($sql)
 {
 	my $answer = '';
@@ -13,7 +13,7 @@ sub run ($sql)
 	say $statements "$sql;\n\\echo SQLSTATE :SQLSTATE";
 	while (defined(my $line = <$answers>))
 	{
-		return ($answer, $1) if $line =~ /^SQLSTATE (\w+)$/;
+		return ($answer, $1) if $line =~ /^SQLSTATE (.*)$/;
 		$answer .= $line;
 	}
 	die "psql has ended\n";
