@@ -75,7 +75,8 @@ class Protocol : public testing::Test
 			}
 			catch (const pglock::error &failure)
 			{
-				machine.failed(failure);
+				if (!machine.recovers(failure))
+					throw;
 			}
 		}
 	}

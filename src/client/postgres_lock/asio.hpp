@@ -417,6 +417,7 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 	if (failure)
 		std::rethrow_exception(failure);
 	if constexpr (!std::is_void_v<value>)
+		// cppcheck-suppress missingReturn ; it does not know coroutines
 		co_return std::move(*result);
 }
 

@@ -438,7 +438,8 @@ template <typename Machine, typename Finish> class operation
 				if (exchange_->recovers(failure))
 					continue;
 				exchange_.reset();
-				machine_->failed(failure);
+				if (!machine_->recovers(failure))
+					throw;
 				continue;
 			}
 			is_sent_ = false;

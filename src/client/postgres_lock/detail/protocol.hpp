@@ -90,20 +90,25 @@ class acquisition
 		}
 	}
 
-	void
-	failed(const error &failure)
+	/// False: the failure is the operation's.
+	[[nodiscard]] bool
+	recovers(const error &failure)
 	{
 		bool is_lost = dynamic_cast<const connection_lost *>(&failure) != nullptr;
 
 		if (step_ == step::wait && is_own_timeout(*asked_, failure))
-			return waited(false);
+		{
+			waited(false);
+			return true;
+		}
 		if (step_ == step::wait && is_cancelled_ && !is_lost)
 		{
 			outcome_ = outcome::cancelled;
-			if (!is_saved_)
-				return finish();
-			step_ = step::roll_back;
-			return;
+			if (is_saved_)
+				step_ = step::roll_back;
+			else
+				finish();
+			return true;
 		}
 		// what the server has granted the hold has to know
 		if (!is_lost && (step_ == step::give_back || outcome_ == outcome::taken))
@@ -111,7 +116,7 @@ class acquisition
 			hold_.granted();
 			step_ = step::done;
 		}
-		throw;
+		return false;
 	}
 
 	void
@@ -357,12 +362,13 @@ class restitution
 			step_ = step::done;
 	}
 
-	void
-	failed(const error &failure)
+	/// False: the failure is the operation's.
+	[[nodiscard]] bool
+	recovers(const error &failure) noexcept
 	{
 		if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
 			hold_.forget();
-		throw;
+		return false;
 	}
 
 	/// Once there is no request any more: was a level given back?
@@ -406,10 +412,10 @@ class question
 		is_answered_ = true;
 	}
 
-	void
-	failed(const error &)
+	[[nodiscard]] bool
+	recovers(const error &) const noexcept
 	{
-		throw;
+		return false;
 	}
 
 	/// Once there is no request any more.
