@@ -51,10 +51,11 @@ build_postgres() {
 	say "building PostgreSQL with assertions"
 	cd sources
 	quietly ./configure --prefix="$work/postgres" --enable-cassert --enable-tap-tests \
-		--without-readline --without-zlib CFLAGS=-O1
+		--with-ssl=openssl --without-readline --without-zlib CFLAGS=-O1
 	quietly make -j"$(nproc)"
 	quietly make install
 	quietly make -C src/test/isolation install
+	quietly make -C contrib/pgcrypto install # an example of the README needs it
 	cd "$work"
 	# others run the server
 	chmod 755 "$work"
