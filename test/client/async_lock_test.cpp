@@ -287,6 +287,8 @@ TEST_F(AsyncLock, ChildProcessesDoNotInheritTheSession)
 	run();
 }
 
+// to look at an object that sanitizer opens files
+#if !defined(__SANITIZE_ADDRESS__)
 TEST_F(AsyncLock, WithoutFilesItFailsAndCanBeRepeated)
 {
 	async_lock lock(context, session.get(), "a");
@@ -305,6 +307,7 @@ TEST_F(AsyncLock, WithoutFilesItFailsAndCanBeRepeated)
 	EXPECT_EQ(PQisnonblocking(session.get()), 0);
 	EXPECT_EQ(acquire(lock), "true");
 }
+#endif
 
 TEST_F(AsyncLock, ErrorsOfTheServerArrive)
 {
