@@ -212,8 +212,8 @@ TEST_F(Coroutine, WithLockTellsOfABusyConnection)
 												 });
 				  }),
 				  "broken");
-		while (PQgetResult(session.get()) != nullptr)
-			;
+		while (PGresult *result = PQgetResult(session.get()))
+			PQclear(result);
 		session.rollback();
 		session.query("SELECT pglock.release_all()");
 	}
