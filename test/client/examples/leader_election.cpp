@@ -15,7 +15,6 @@
 #include <string>
 #include <thread>
 
-#include <asio/experimental/awaitable_operators.hpp>
 #include <postgres_lock/asio.hpp>
 
 using asio::use_awaitable;
@@ -49,7 +48,7 @@ lead(const std::string &name, const std::string &token, std::stop_source stop)
 }
 
 asio::awaitable<void>
-be_elected(const std::string &name, PGconn *connection)
+be_elected(std::string name, PGconn *connection)
 {
 	auto executor = co_await asio::this_coro::executor;
 	auto guard = co_await pglock::async_acquire(executor, connection, "leader", {}, use_awaitable);
@@ -74,8 +73,6 @@ be_elected(const std::string &name, PGconn *connection)
 int
 main(int argc, char **argv)
 {
-	using namespace asio::experimental::awaitable_operators;
-
 	if (argc != 2)
 	{
 		std::fprintf(stderr, "usage: leader_election NAME\n");
@@ -86,13 +83,20 @@ main(int argc, char **argv)
 		connection_ptr connection(PQconnectdb(""), PQfinish);
 		asio::io_context context;
 		asio::signal_set signals(context, SIGINT, SIGTERM);
+		asio::cancellation_signal cancel;
+		bool leaves = false;
 
-		asio::co_spawn(context,
-					   be_elected(argv[1], connection.get()) || signals.async_wait(use_awaitable),
-					   [&](std::exception_ptr failure, const auto &) {
-						   if (failure)
+		signals.async_wait([&](std::error_code error, int) {
+			leaves = !error;
+			if (leaves)
+				cancel.emit(asio::cancellation_type::terminal);
+		});
+		asio::co_spawn(context, be_elected(argv[1], connection.get()),
+					   asio::bind_cancellation_slot(cancel.slot(), [&](std::exception_ptr failure) {
+						   signals.cancel();
+						   if (!leaves)
 							   std::rethrow_exception(failure);
-					   });
+					   }));
 		context.run();
 		std::printf("%s leaves\n", argv[1]);
 	}
