@@ -33,7 +33,7 @@ main() {
 	passed_timeouts
 	view
 	client guard 'guard of the C++ client, to libpq by hand' 15 '>= 0.95' 1.0
-	client section 'critical section, to lock + UPDATE + unlock' "$pairs" - -
+	client section 'critical section, to lock + UPDATE + unlock' "$pairs" '>= 2' 2.8
 	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
 }
