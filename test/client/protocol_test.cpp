@@ -84,7 +84,7 @@ class Protocol : public testing::Test
 	outcome
 	take(hold &wanted, const wait_time &time = for_ever, unsigned cancel_at = never)
 	{
-		acquisition machine(wanted, time, true);
+		acquisition machine(wanted, time);
 
 		drive(machine, cancel_at);
 		return machine.result();
@@ -168,7 +168,7 @@ TEST_F(Protocol, TryIsAnAttemptOnly)
 TEST_F(Protocol, OnlyTheWaitIsToBeInterrupted)
 {
 	hold wanted(connection, {"a"}, {});
-	acquisition machine(wanted, for_ever, true);
+	acquisition machine(wanted, for_ever);
 
 	EXPECT_FALSE(machine.is_waiting());
 	(void)machine.next();
@@ -181,7 +181,7 @@ TEST_F(Protocol, OnlyTheWaitIsToBeInterrupted)
 TEST_F(Protocol, CancelledBeforeItBegins)
 {
 	hold wanted(connection, {"a"}, {});
-	acquisition machine(wanted, for_ever, true);
+	acquisition machine(wanted, for_ever);
 
 	machine.cancel();
 	drive(machine);
@@ -247,7 +247,7 @@ TEST_F(Protocol, OfWhatIsNotFinishedNothingIsAnnounced)
 {
 	hold wanted(connection, {"a"}, {});
 	{
-		acquisition machine(wanted, for_ever, true);
+		acquisition machine(wanted, for_ever);
 
 		(void)machine.next();
 		EXPECT_EQ(announced(), 1U);
@@ -258,13 +258,13 @@ TEST_F(Protocol, OfWhatIsNotFinishedNothingIsAnnounced)
 TEST_F(Protocol, WhatAnotherOperationHasAnnouncedStays)
 {
 	hold wanted(connection, {"a"}, {});
-	acquisition first(wanted, for_ever, true);
+	acquisition first(wanted, for_ever);
 
 	(void)first.next();
 	connection.status = transaction_status::busy;
 	EXPECT_THROW(take(wanted), pglock::error);
 	{
-		acquisition cancelled(wanted, for_ever, true);
+		acquisition cancelled(wanted, for_ever);
 
 		cancelled.cancel();
 		drive(cancelled);

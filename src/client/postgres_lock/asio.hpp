@@ -19,11 +19,12 @@
 // a `std::system_error`) when the server has stopped: nothing is held by it, the connection can be
 // used, and a transaction that was open still is. Only a lock at transaction scope that was free is
 // taken all the same, when the cancellation comes too late. Other operations take one round trip,
-// and go on.
+// and go on. The server is interrupted over a connection of its own, in a thread of the library's;
+// on a network that has failed that takes until the system gives up (see libpq's tcp_user_timeout),
+// and the operation and the end of the context wait for it.
 #pragma once
 
 #include <chrono>
-#include <concepts>
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
@@ -76,8 +77,8 @@ class async_lock
 	async_lock(const async_lock &) = delete;
 	async_lock &operator=(const async_lock &) = delete;
 
-	/// Cancels the operation that is under way. If there is none, but a lock is held, releases it
-	/// as the last resort, and waits for the answer; failures go to the handler, see
+	/// Cancels the operation that is under way. What is held after it is released as the last
+	/// resort, and that waits for the answer; failures go to the handler, see
 	/// `set_release_failure_handler`.
 	~async_lock()
 	{
@@ -188,7 +189,7 @@ class async_lock
 	take(const detail::wait_time &time, Token &&token)
 	{
 		return detail::start<detail::acquisition>(held_, std::forward<Token>(token),
-												  &detail::is_taken, time, true);
+												  &detail::is_taken, time);
 	}
 
 	std::shared_ptr<detail::async_hold> held_;
@@ -287,23 +288,6 @@ class [[nodiscard]] async_guard
 		return held_ && held_->hold.lost();
 	}
 
-	/// Tells the handler of a release that has failed, see `set_release_failure_handler`.
-	void
-	report(const std::exception_ptr &failure) const noexcept
-	{
-		try
-		{
-			std::rethrow_exception(failure);
-		}
-		catch (const std::exception &thrown)
-		{
-			detail::report_release_failure(held_->hold.keys().front(), thrown);
-		}
-		catch (...)
-		{
-		}
-	}
-
   private:
 	[[nodiscard]] const std::shared_ptr<detail::async_hold> &
 	held() const
@@ -341,7 +325,7 @@ async_acquire(const detail::executor_argument &executor, PGconn *connection, std
 				detail::throw_timeout(held->hold.keys().front());
 			return async_guard(held);
 		},
-		options.timeout, true);
+		options.timeout);
 }
 
 template <typename Token>
@@ -378,7 +362,7 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 
 	auto executor = co_await asio::this_coro::executor;
 	async_guard guard =
-		co_await async_acquire(executor, connection, std::move(keys), options, asio::use_awaitable);
+		co_await async_acquire(executor, connection, keys, options, asio::use_awaitable);
 	std::exception_ptr failure;
 	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
 
@@ -405,13 +389,13 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 		else
 			co_await guard.async_unlock(asio::use_awaitable);
 	}
-	catch (...)
+	catch (const std::exception &second)
 	{
 		// the body's failure is what the caller hears of; the end of the guard is the second try
 		if (!failure)
 			failure = std::current_exception();
 		else if (!guard.locked())
-			guard.report(std::current_exception());
+			detail::report_release_failure(keys.front(), second);
 	}
 	co_await asio::this_coro::throw_if_cancelled(throws);
 	if (failure)

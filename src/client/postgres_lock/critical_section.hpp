@@ -131,8 +131,7 @@ class critical_section
 		switch (ref_.status())
 		{
 			case transaction_status::busy:
-				throw error("the connection of lock \"" + key.text() +
-							"\" is busy with another command");
+				throw_busy(key);
 			case transaction_status::open:
 			case transaction_status::failed:
 				throw error("the critical section of lock \"" + key.text() +

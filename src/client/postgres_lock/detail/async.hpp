@@ -49,8 +49,8 @@ class executor_argument
 	asio::any_io_executor executor_;
 };
 
-/// Sends cancel requests. libpq waits until they have arrived, so that is done by other threads:
-/// they belong to the execution context, and end with it.
+/// Sends cancel requests. libpq waits until they have arrived, so that is done by other threads.
+/// They belong to the execution context, whose end waits for them.
 class cancel_service : public asio::execution_context::service
 {
   public:
@@ -370,7 +370,7 @@ template <typename Machine, typename Finish> class operation
 			try
 			{
 				if (is_stopped(self))
-					cancel();
+					machine_->cancel();
 				next = advance();
 			}
 			catch (...)
@@ -401,21 +401,12 @@ template <typename Machine, typename Finish> class operation
 	static constexpr std::chrono::milliseconds first_retry{20};
 	static constexpr std::chrono::milliseconds last_retry{1000};
 
-	static constexpr bool is_cancellable = std::is_same_v<Machine, acquisition>;
-
 	template <typename Self>
 	[[nodiscard]] bool
 	is_stopped(Self &self) const noexcept
 	{
 		return of_->is_abandoned ||
 			   self.get_cancellation_state().cancelled() != asio::cancellation_type::none;
-	}
-
-	void
-	cancel() noexcept
-	{
-		if constexpr (is_cancellable)
-			machine_->cancel();
 	}
 
 	/// Goes on as far as possible without waiting, and says what is to be waited for.
@@ -477,18 +468,9 @@ template <typename Machine, typename Finish> class operation
 	}
 
 	[[nodiscard]] bool
-	wants_interruption() const noexcept
-	{
-		if constexpr (is_cancellable)
-			return machine_->is_waiting() && machine_->is_cancelled();
-		else
-			return false;
-	}
-
-	[[nodiscard]] bool
 	is_to_be_interrupted() const noexcept
 	{
-		return wants_interruption() && clock::now() >= retry_at_;
+		return machine_->wants_interruption() && clock::now() >= retry_at_;
 	}
 
 	/// The answer is looked at when the request has arrived, so that it does not meet a later
@@ -512,7 +494,7 @@ template <typename Machine, typename Finish> class operation
 	{
 		channel &channel = of_->channel;
 
-		if (wants_interruption())
+		if (machine_->wants_interruption())
 		{
 			channel.timer().expires_at(retry_at_);
 			channel.timer().async_wait(
@@ -579,18 +561,12 @@ start(const std::shared_ptr<async_hold> &of, Token &&token, Finish finish, Argum
 		token, of->channel.socket());
 }
 
-[[noreturn]] inline void
-throw_aborted()
-{
-	throw std::system_error(make_error_code(asio::error::operation_aborted));
-}
-
 /// Was the lock taken? For the value of an operation.
 [[nodiscard]] inline bool
 is_taken(const acquisition &ended)
 {
 	if (ended.result() == acquisition::outcome::cancelled)
-		throw_aborted();
+		throw std::system_error(make_error_code(asio::error::operation_aborted));
 	return ended.result() == acquisition::outcome::taken;
 }
 

@@ -37,6 +37,12 @@ throw_held_by_this(const key &key)
 }
 
 [[noreturn]] inline void
+throw_busy(const key &key)
+{
+	throw error("the connection of lock \"" + key.text() + "\" is busy with another command");
+}
+
+[[noreturn]] inline void
 throw_timeout(const key &key)
 {
 	throw timeout_error("could not acquire lock \"" + key.text() + "\" in time", "55P03");
@@ -466,7 +472,7 @@ class hold
 		transaction_status status = connection_.status();
 
 		if (status == transaction_status::busy)
-			throw error("the connection of lock \"" + name() + "\" is busy with another command");
+			throw_busy(keys_.front());
 		return status;
 	}
 

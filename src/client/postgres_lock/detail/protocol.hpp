@@ -2,8 +2,8 @@
 // for each answer.
 //
 // They send nothing themselves. Whoever drives one asks next() for a request, and then says what
-// came of it by succeeded() or, in the handler that has caught the error, by failed(); until there
-// is no next one. If one of these functions throws, the operation has ended so.
+// came of it by succeeded() or recovers(), until there is no next one. If one of these functions
+// throws, or it does not recover from an error, the operation has ended so.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,23 @@ inline constexpr statement roll_back_to_savepoint_statement{"ROLLBACK TO SAVEPOI
 inline constexpr statement drop_savepoint_statement{"RELEASE SAVEPOINT pglock_wait"};
 inline constexpr statement roll_back_statement{"ROLLBACK"};
 
-/// Takes a level, and can be cancelled at any step; then nothing new is held.
+/// What takes no time can't be cancelled.
+struct uninterruptible
+{
+	void
+	cancel() noexcept
+	{
+	}
+
+	[[nodiscard]] bool
+	wants_interruption() const noexcept
+	{
+		return false;
+	}
+};
+
+/// Takes a level, and can be cancelled at any step; then nothing new is held. An exclusive lock
+/// that the object holds is not taken again.
 ///
 /// Cancelling a wait makes the server raise an error, and an error costs the transaction. So in a
 /// transaction block it tries first, and waits behind a savepoint. (A lock at transaction scope
@@ -33,9 +49,7 @@ class acquisition
   public:
 	enum class outcome : unsigned char { refused, taken, cancelled };
 
-	/// `once`: an exclusive lock that the object holds is not to be taken again.
-	acquisition(hold &wanted, const wait_time &time, bool once)
-		: hold_(wanted), time_(time), is_once_(once && !wanted.shared())
+	acquisition(hold &wanted, const wait_time &time) : hold_(wanted), time_(time)
 	{
 	}
 
@@ -133,9 +147,9 @@ class acquisition
 	}
 
 	[[nodiscard]] bool
-	is_cancelled() const noexcept
+	wants_interruption() const noexcept
 	{
-		return is_cancelled_;
+		return is_cancelled_ && is_waiting();
 	}
 
 	/// Once there is no request any more.
@@ -208,7 +222,7 @@ class acquisition
 	{
 		if (!is_held)
 			hold_.forget();
-		else if (is_once_)
+		else if (!hold_.shared())
 			throw_held_by_this(hold_.keys().front());
 		step_ = step::other_holds;
 	}
@@ -305,7 +319,6 @@ class acquisition
 
 	hold &hold_;
 	wait_time time_;
-	bool is_once_;
 	bool is_cancelled_ = false;
 	bool is_entered_ = false;
 	bool is_saved_ = false;
@@ -316,8 +329,8 @@ class acquisition
 	std::optional<request> asked_;
 };
 
-/// Gives one level back, or all of them after an error. It takes no time, and can't be cancelled.
-class restitution
+/// Gives one level back, or all of them after an error.
+class restitution : public uninterruptible
 {
   public:
 	restitution(hold &held, bool after_error)
@@ -387,8 +400,8 @@ class restitution
 	step step_;
 };
 
-/// Asks for a number that the server knows of a key. It takes no time, and can't be cancelled.
-class question
+/// Asks for a number that the server knows of a key.
+class question : public uninterruptible
 {
   public:
 	question(const hold &of, const statement &what, key asked)
