@@ -14,20 +14,25 @@ find_drivers() {
 	quietly as_server make -C "$src/test/client" BUILD="$DRIVERS" SANITIZE="${SANITIZE:-}" libpq_guard
 }
 
-install_driver_packages() {
-	local package
-
-	missing=()
+# what the tests of pools use, too
+need_driver_packages() {
 	need python3-asyncpg has_module asyncpg
 	need python3-psycopg2 has_module psycopg2
 	need python3-psycopg has_module psycopg
 	need python3-sqlalchemy has_module sqlalchemy
-	need python3-greenlet has_module greenlet
-	need libdbd-pg-perl perl -MDBD::Pg -e 1
 	need libpostgresql-jdbc-java has_jar postgresql
 	need default-jdk-headless has javac
 	need nodejs has node
 	need npm has npm
+}
+
+install_driver_packages() {
+	local package
+
+	missing=()
+	need_driver_packages
+	need python3-greenlet has_module greenlet
+	need libdbd-pg-perl perl -MDBD::Pg -e 1
 	need mmdebstrap has mmdebstrap
 	((${#missing[@]} > 0)) && has apt-get >/dev/null || return 0
 

@@ -133,6 +133,15 @@ has() { command -v "$1"; }
 # a C or C++ library, as pkg-config knows it
 has_package() { pkg-config --exists "$1"; }
 
+# what the tests of the C++ client are built with
+need_client() {
+	need libpq-dev has_package libpq
+	need libpqxx-dev has_package libpqxx
+	need libasio-dev test -f /usr/include/asio.hpp
+	need libgtest-dev has_package gtest
+	need pkg-config has pkg-config
+}
+
 # PG_CONFIG, if given, says which PostgreSQL to use. Otherwise it is Debian's 15, and not the
 # pg_config on the PATH: that may come with libpq alone.
 find_postgres() {

@@ -12,7 +12,10 @@ main() {
 	begin
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need perl has prove
-	need_client
+	if asked_for 050_client 060_drivers 062_pgbouncer 064_migration 065_driver_matrix; then
+		need_client
+		need cmake has cmake
+	fi
 	need_pools
 	prepare
 	build_and_install
@@ -41,30 +44,12 @@ asked_for() {
 	return 1
 }
 
-# What the tests that use the C++ client are built with, if they are to run.
-need_client() {
-	asked_for 050_client 060_drivers 062_pgbouncer 064_migration 065_driver_matrix || return 0
-	need libpq-dev has_package libpq
-	need libpqxx-dev has_package libpqxx
-	need libasio-dev test -f /usr/include/asio.hpp
-	need libgtest-dev has_package gtest
-	need pkg-config has pkg-config
-	need cmake has cmake
-}
-
 # What the test of pools in programs is run with, if it is to run.
 need_pools() {
 	asked_for 063_pools || return 0
-	need python3-asyncpg has_module asyncpg
-	need python3-psycopg has_module psycopg
+	need_driver_packages
 	need python3-psycopg-pool has_module psycopg_pool
-	need python3-psycopg2 has_module psycopg2
-	need python3-sqlalchemy has_module sqlalchemy
-	need nodejs has node
-	need npm has npm
-	need default-jdk-headless has javac
 	need libhikaricp-java has_jar HikariCP
-	need libpostgresql-jdbc-java has_jar postgresql
 }
 
 # Notes in `chosen` the names of those tests among the files that TESTS asks for.
