@@ -39,7 +39,9 @@
 
 #include <asio.hpp>
 
-#include "detail/async.hpp"
+#include "detail/async_hold.hpp"
+#include "detail/guarded.hpp"
+#include "detail/operation.hpp"
 #include "error.hpp"
 #include "key.hpp"
 #include "libpq.hpp"
@@ -197,7 +199,7 @@ class async_lock
 
 /// A `guard` that `async_acquire()` makes. Release it by `async_unlock()`, or after an exception by
 /// `async_handle_error()`: as a last resort its end does what the end of a `guard` does, and like
-/// that waits for the answer. `with_lock()` does all of this.
+/// that waits for the answer; so does assigning another one to it. `with_lock()` does all of this.
 class [[nodiscard]] async_guard
 {
   public:
@@ -207,29 +209,6 @@ class [[nodiscard]] async_guard
 	/// For the library itself.
 	explicit async_guard(std::shared_ptr<detail::async_hold> held) noexcept : held_(std::move(held))
 	{
-	}
-
-	async_guard(async_guard &&) noexcept = default;
-
-	/// First gives back what it holds itself, as its end would.
-	async_guard &
-	operator=(async_guard &&other) noexcept
-	{
-		if (this != &other)
-		{
-			end();
-			held_ = std::move(other.held_);
-			exceptions_ = other.exceptions_;
-		}
-		return *this;
-	}
-
-	async_guard(const async_guard &) = delete;
-	async_guard &operator=(const async_guard &) = delete;
-
-	~async_guard()
-	{
-		end();
 	}
 
 	/// Gives the locks back. False: they are held at transaction scope, or not any more. Throws
@@ -278,34 +257,26 @@ class [[nodiscard]] async_guard
 	[[nodiscard]] bool
 	locked() const noexcept
 	{
-		return held_ && held_->hold.depth() > 0;
+		return held_.get() && held_.get()->hold.depth() > 0;
 	}
 
 	/// See `lock::lost()`.
 	[[nodiscard]] bool
 	lost() const noexcept
 	{
-		return held_ && held_->hold.lost();
+		return held_.get() && held_.get()->hold.lost();
 	}
 
   private:
 	[[nodiscard]] const std::shared_ptr<detail::async_hold> &
 	held() const
 	{
-		if (!held_)
+		if (!held_.get())
 			throw std::logic_error("the guard holds nothing");
-		return held_;
+		return held_.get();
 	}
 
-	void
-	end() noexcept
-	{
-		if (held_)
-			held_->end(std::uncaught_exceptions() > exceptions_);
-	}
-
-	std::shared_ptr<detail::async_hold> held_;
-	int exceptions_ = std::uncaught_exceptions();
+	detail::guarded<std::shared_ptr<detail::async_hold>> held_;
 };
 
 /// Takes the locks of all the keys or none, see `guard`. If the timeout passes, completes with

@@ -7,7 +7,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <exception>
 #include <initializer_list>
 #include <memory>
 #include <stdexcept>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "connection.hpp"
+#include "detail/guarded.hpp"
 #include "detail/hold.hpp"
 #include "detail/timed.hpp"
 #include "error.hpp"
@@ -144,7 +144,8 @@ class lock
 	detail::wait_time timeout_;
 };
 
-/// Holds a lock, or several, as long as it lives. It moves, and does not copy.
+/// Holds a lock, or several, as long as it lives. It moves, and does not copy; what another one is
+/// assigned to first ends what it holds itself.
 ///
 /// At its end it gives them back. If an exception ends it, it first rolls back the transaction that
 /// is open on the connection, so that the next holder does not meet half of its work, and then
@@ -176,31 +177,8 @@ class [[nodiscard]] guard
 	guard(connection_ref connection, std::vector<key> keys, const options &options = {})
 		: hold_(std::make_unique<detail::hold>(connection, std::move(keys), options))
 	{
-		if (!hold_->take(options.timeout))
-			detail::throw_timeout(hold_->keys().front());
-	}
-
-	guard(guard &&) noexcept = default;
-
-	/// First gives back what it holds itself, as its end would.
-	guard &
-	operator=(guard &&other) noexcept
-	{
-		if (this != &other)
-		{
-			end();
-			hold_ = std::move(other.hold_);
-			exceptions_ = other.exceptions_;
-		}
-		return *this;
-	}
-
-	guard(const guard &) = delete;
-	guard &operator=(const guard &) = delete;
-
-	~guard()
-	{
-		end();
+		if (!held().take(options.timeout))
+			detail::throw_timeout(held().keys().front());
 	}
 
 	/// Gives the locks back before the end. Harmless if they are not held any more. Throws as
@@ -208,15 +186,15 @@ class [[nodiscard]] guard
 	void
 	unlock()
 	{
-		if (hold_)
-			hold_->give_back();
+		if (hold_.get())
+			hold_.get()->give_back();
 	}
 
 	/// See `lock::locked()`.
 	[[nodiscard]] bool
 	locked() const noexcept
 	{
-		return hold_ && hold_->depth() > 0;
+		return hold_.get() && hold_.get()->depth() > 0;
 	}
 
 	/// See `lock::token()`; with several keys, that of the first in their order as text.
@@ -237,27 +215,19 @@ class [[nodiscard]] guard
 	[[nodiscard]] bool
 	lost() const noexcept
 	{
-		return hold_ && hold_->lost();
+		return hold_.get() && hold_.get()->lost();
 	}
 
   private:
 	[[nodiscard]] detail::hold &
 	held()
 	{
-		if (!hold_)
+		if (!hold_.get())
 			throw std::logic_error("the guard has been moved from");
-		return *hold_;
+		return *hold_.get();
 	}
 
-	void
-	end() noexcept
-	{
-		if (hold_)
-			hold_->end(std::uncaught_exceptions() > exceptions_);
-	}
-
-	std::unique_ptr<detail::hold> hold_;
-	int exceptions_ = std::uncaught_exceptions();
+	detail::guarded<std::unique_ptr<detail::hold>> hold_;
 };
 
 /// A mutex with a name, shared by all sessions of a database. Meets the standard's requirements

@@ -1,0 +1,127 @@
+// async_hold.hpp: a hold whose operations don't wait in the thread.
+#pragma once
+
+#include <concepts>
+#include <memory>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <asio.hpp>
+
+#include "../key.hpp"
+#include "../options.hpp"
+#include "channel.hpp"
+#include "hold.hpp"
+#include "request.hpp"
+
+namespace pglock::detail
+{
+/// An executor, or that of an execution context.
+class executor_argument
+{
+  public:
+	template <std::convertible_to<asio::any_io_executor> Executor>
+	executor_argument(const Executor &executor) : executor_(executor)
+	{
+	}
+
+	template <std::derived_from<asio::execution_context> Context>
+	executor_argument(Context &context) : executor_(context.get_executor())
+	{
+	}
+
+	operator asio::any_io_executor() const
+	{
+		return executor_;
+	}
+
+  private:
+	asio::any_io_executor executor_;
+};
+
+/// A hold and its channel. Operations keep it, so that it outlives the object of the user.
+struct async_hold
+{
+	async_hold(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
+			   const options &options)
+		: hold(connection, std::move(keys), options), channel(std::move(executor), *connection),
+		  timeout(options.timeout)
+	{
+	}
+
+	/// The end of the user's object. What is held is released, and that waits for the answer. If an
+	/// operation is under way, it is cancelled, and that is done at its end.
+	void
+	end(bool by_error) noexcept
+	{
+		if (operations == 0)
+			return hold.end(by_error);
+
+		std::error_code ignored;
+
+		is_abandoned = true;
+		is_ended_by_error = by_error;
+		channel.socket().cancel(ignored);
+	}
+
+	detail::hold hold;
+	detail::channel channel;
+	wait_time timeout;
+	unsigned operations = 0;
+	bool is_abandoned = false;
+	bool is_ended_by_error = false;
+};
+
+/// The use that one operation makes of an async_hold.
+class usage
+{
+  public:
+	explicit usage(async_hold &of) noexcept : of_(&of)
+	{
+		of.operations++;
+	}
+
+	usage(usage &&other) noexcept : of_(std::exchange(other.of_, nullptr)), is_open_(other.is_open_)
+	{
+	}
+
+	usage &operator=(usage &&) = delete;
+
+	~usage()
+	{
+		if (of_ == nullptr)
+			return;
+		close_channel();
+		if (--of_->operations == 0 && of_->is_abandoned)
+			of_->hold.end(of_->is_ended_by_error);
+	}
+
+	void
+	open_channel()
+	{
+		if (!is_open_)
+			of_->channel.open(*of_->hold.session());
+		is_open_ = true;
+	}
+
+	void
+	close_channel() noexcept
+	{
+		if (std::exchange(is_open_, false))
+			of_->channel.close(*of_->hold.session());
+	}
+
+  private:
+	async_hold *of_;
+	bool is_open_ = false;
+};
+
+/// Throws `std::invalid_argument` for a null connection.
+[[nodiscard]] inline std::shared_ptr<async_hold>
+make_async_hold(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
+				const options &options)
+{
+	return std::make_shared<async_hold>(std::move(executor), connection, std::move(keys), options);
+}
+} // namespace pglock::detail
