@@ -195,3 +195,16 @@ SELECT pglock.acquire('x');
 SELECT pglock.release_all();
 SELECT pg_advisory_unlock(1), pg_advisory_unlock(pglock.lock_id('x')),
        pg_advisory_unlock(pglock.lock_id('x'));
+
+-- CALL lock at transaction scope raises where acquire answers
+BEGIN;
+CALL pglock.lock('x', scope => 'transaction');
+CALL pglock.lock('x', '1s', true, 'transaction');
+CALL pglock.lock_raw(7, scope => 'transaction');
+:mine;
+COMMIT;
+:mine;
+CALL pglock.lock('x', scope => 'transaction');
+SELECT pglock.held('x');
+CALL pglock.lock('x', scope => NULL);
+CALL pglock.lock('x', scope => 'block');

@@ -224,8 +224,10 @@ void
 lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 {
 	check_allowed(key, how);
+	warn_of_scope(key, how);
 
-	bool may_end_transaction = context::may_end_transaction(call);
+	bool of_session = how.scope == scope::session;
+	bool may_end_transaction = of_session && context::may_end_transaction(call);
 	naming_context naming(key);
 	bool held = holds::take(key, how.mode, how.scope);
 
@@ -235,7 +237,8 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 			context::drop_snapshot();
 		else
 		{
-			warn_of_waiting_with_snapshot(key);
+			if (of_session)
+				warn_of_waiting_with_snapshot(key);
 			warn_of_waiting(key);
 		}
 		held = holds::wait(key, how.mode, how.scope, how.deadline, manager::when_late::raise);

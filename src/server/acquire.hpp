@@ -29,8 +29,8 @@ bool acquire(const lock_key &key, const request &how);
 bool acquire_all(std::span<lock_key> keys, const request &how);
 
 /*
- * Takes a lock at session scope, or raises 55P03. Waits without a snapshot if `call`, the procedure
- * call it is made for, allows it.
+ * Takes a lock, or raises 55P03. At session scope it waits without a snapshot if `call`, the
+ * procedure call it is made for, allows it.
  */
 void lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call);
 

@@ -154,11 +154,12 @@ optional_mode_argument(FunctionCallInfo fcinfo, int argument)
 	return mode_argument(fcinfo, argument);
 }
 
-/* (key, timeout, shared, scope) */
+/* (key, timeout, shared, scope); the procedures of version 1.0 have no scope */
 request
 request_arguments(FunctionCallInfo fcinfo)
 {
-	return {mode_argument(fcinfo, 2), scope_argument(fcinfo, 3), deadline_argument(fcinfo, 1)};
+	return {mode_argument(fcinfo, 2), PG_NARGS() > 3 ? scope_argument(fcinfo, 3) : scope::session,
+			deadline_argument(fcinfo, 1)};
 }
 
 /* (key, shared, scope) */
@@ -166,13 +167,6 @@ request
 request_at_once_arguments(FunctionCallInfo fcinfo)
 {
 	return {mode_argument(fcinfo, 1), scope_argument(fcinfo, 2), deadline::at_once};
-}
-
-/* (key, timeout, shared) */
-request
-request_for_session_arguments(FunctionCallInfo fcinfo)
-{
-	return {mode_argument(fcinfo, 2), scope::session, deadline_argument(fcinfo, 1)};
 }
 
 bool
@@ -202,7 +196,7 @@ registry_size(FunctionCallInfo fcinfo)
 Datum
 call_lock(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	lock_or_raise(key, request_for_session_arguments(fcinfo), fcinfo);
+	lock_or_raise(key, request_arguments(fcinfo), fcinfo);
 	PG_RETURN_VOID();
 }
 } // namespace

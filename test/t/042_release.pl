@@ -31,7 +31,7 @@ like($version, qr/^\d+\.\d+$/, 'a version has two numbers');
 is(found('CHANGELOG.md', qr/^## (\S+)/m), $version, 'CHANGELOG.md begins with the version of the control file');
 is($meta->{version}, "$version.0", 'META.json has it');
 is($provided->{version}, "$version.0", '... for the extension, too');
-is($provided->{file}, "sql/postgres_lock--$version.sql", '... and names its script');
+like($provided->{file}, qr,^sql/postgres_lock--(.*--)?\Q$version\E\.sql$,, '... and names its script');
 ok((grep { /--\Q$version\E\.sql$/ } glob "$root/sql/postgres_lock--*.sql"), 'a script leads to it');
 is(found('README.md', qr/postgres_lock-(\S+)\.0\.zip/), $version, "README.md names the release's archive by it");
 foreach my $script (glob "$root/sql/postgres_lock--*.sql")

@@ -64,6 +64,26 @@ foreach my $version (@steps)
 		"updated to $version it is as if it had been created so");
 }
 
+# What procedures that got another parameter could be called by, and without an upgrade still can
+$database = create('1.0');
+is($node->safe_psql($database, <<'END'), 'done|f', '1.0 with the newest library: CALL lock as it was');
+CALL pglock.lock('k', '1s', true);
+SELECT 'done', pglock.is_free('k');
+END
+$node->safe_psql($database, <<'END');
+CREATE ROLE operator;
+REVOKE ALL ON PROCEDURE pglock.lock(text, interval, boolean) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE pglock.lock(text, interval, boolean) TO operator WITH GRANT OPTION;
+END
+update($database, $newest);
+
+my $privileges = q{SELECT proacl FROM pg_proc WHERE oid = 'pglock.lock(text, interval, boolean, text)'::regprocedure};
+
+is($node->safe_psql($database, $privileges), '{postgres=X/postgres,operator=X*/postgres}', 'updated: privileges are kept');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->run_log([ 'sh', '-c', qq{pg_dump $database | psql -q -v ON_ERROR_STOP=1 restored} ]);
+is($node->safe_psql('restored', $privileges), '{postgres=X/postgres,operator=X*/postgres}', '... and dumped');
+
 #
 # A version that there is not, after them; a script that forgets any of its changes is found out
 #
