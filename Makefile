@@ -9,7 +9,8 @@ MODULE_big = postgres_lock
 OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
 # PGXS puts $(srcdir) before these
 DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/sql/postgres_lock--*.sql))
-DOCS = src/monitoring/postgres_lock_exporter.yaml
+# not DOCS: images of containers leave /usr/share/doc out
+DATA += src/monitoring/postgres_lock_exporter.yaml
 
 REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock
@@ -26,21 +27,38 @@ PG_CXXFLAGS = -std=c++20 -Wall -Wextra -fno-exceptions -fno-rtti -fno-threadsafe
 SHLIB_LINK = -lcrypto
 
 srcdir ?= .
+.DEFAULT_GOAL := all
 
 COMMANDS = demo test matrix assert-test packages bench
 CLIENT_TARGETS = install-client uninstall-client
 
 # the commands find or install their own PostgreSQL; the client alone and the archives need no server
-ifneq ($(filter-out $(COMMANDS) $(CLIENT_TARGETS) dist,$(or $(MAKECMDGOALS),all)),)
+goals := $(or $(MAKECMDGOALS),all)
+ifneq ($(filter-out $(COMMANDS) $(CLIENT_TARGETS) dist,$(goals)),)
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
-include $(PGXS)
+# without it every directory would be empty, and all paths begin at /
+ifeq ($(and $(PGXS),$(wildcard $(PGXS))),)
+$(error PG_CONFIG=$(PG_CONFIG) is not the pg_config of a PostgreSQL that extensions can be built for. Install the \
+	package for that (Debian: postgresql-server-dev-17, Fedora: postgresql-server-devel, PGDG: postgresql17-devel), \
+	or say where another PostgreSQL is: make PG_CONFIG=/path/to/pg_config)
+endif
 
-# PGXS looks for them by their path in the sources
-uninstall: uninstall-docs
-.PHONY: uninstall-docs
-uninstall-docs:
-	rm -f $(addprefix '$(DESTDIR)$(docdir)/$(docmoduledir)'/,$(notdir $(DOCS)))
+# The bitcode is for inlining by the JIT compiler alone, and often the clang that PostgreSQL was built with is
+# missing. Bitcode that an earlier build has installed can be uninstalled without it.
+ifneq ($(filter-out uninstall,$(goals)),)
+of_postgres = $(shell sed -n 's/^$(1)[[:blank:]]*=[[:blank:]]*//p' $(dir $(PGXS))../Makefile.global)
+CLANG := $(call of_postgres,CLANG)
+ifeq ($(or $(with_llvm),$(call of_postgres,with_llvm)) $(shell command -v $(firstword $(CLANG))),yes )
+$(info building without bitcode for the JIT compiler: there is no $(or $(CLANG),clang))
+override with_llvm := no
+endif
+endif
+
+include $(PGXS)
+ifneq ($(filter 9.% 10 11 12 13 14,$(MAJORVERSION)),)
+$(error postgres_lock requires PostgreSQL 15 or later, and $(PG_CONFIG) is of $(MAJORVERSION))
+endif
 
 # the bitcode step is not given PG_CXXFLAGS
 COMPILE.cxx.bc += $(PG_CXXFLAGS)
@@ -64,6 +82,9 @@ includedir ?= $(prefix)/include
 libdir ?= $(prefix)/lib
 endif
 
+$(foreach directory,includedir libdir,$(if $(filter /%,$($(directory))),, \
+	$(error $(directory)=$($(directory)) is not an absolute path)))
+
 # the C++ client: its headers, and what pkg-config and CMake know of them
 client = $(srcdir)/src/client
 client_headers = $(DESTDIR)$(includedir)/postgres_lock
@@ -82,8 +103,9 @@ install-client:
 	done
 
 uninstall-client:
-	rm -rf '$(client_headers)' '$(client_cmake)'
+	rm -f '$(client_headers)'/*.hpp '$(client_headers)'/detail/*.hpp '$(client_cmake)'/postgres_lock-config*.cmake
 	rm -f '$(client_pkgconfig)/postgres_lock.pc'
+	rmdir '$(client_headers)/detail' '$(client_headers)' '$(client_cmake)' 2>/dev/null || true
 
 # the archives of what is committed: for PGXN, which wants three numbers, and for everybody else
 archive = postgres_lock-$(version).0

@@ -74,5 +74,5 @@ unpack_trixie() {
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		trixie "$DRIVERS/trixie" "deb $(debian_mirror) trixie main" &>"$log" || { cat "$log" >&2; return 1; }
-	as_root chown -R "$(stat -c %U: "$DRIVERS")" "$DRIVERS/trixie"
+	as_root chown -R "$(stat -c %U: "$DRIVERS")" "${DRIVERS:?}/trixie"
 }

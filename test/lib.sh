@@ -53,7 +53,7 @@ end() {
 	done
 	stop_servers
 	cd /
-	rm -rf "$work"
+	rm -rf "${work:?}"
 	exit "$1"
 }
 
@@ -111,7 +111,7 @@ as_server() {
 # Gives the folder to the user who runs the servers.
 give_to_server() {
 	if ((EUID == 0)); then
-		chown -R postgres: "$work"
+		chown -R postgres: "${work:?}"
 	fi
 }
 

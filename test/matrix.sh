@@ -24,7 +24,7 @@ main() {
 	test_all
 	failed_outputs
 	show_table
-	rm -rf "$chroot/tmp/sources"
+	rm -rf "${chroot:?}/tmp/sources"
 	verdict
 }
 
@@ -32,7 +32,7 @@ find_chroot() {
 	if [[ -e $chroot/complete ]]; then
 		say "using the chroot in $chroot"
 		# what a run that was killed has left
-		rm -rf "$chroot"/tmp/* "$chroot"/dev/shm/*
+		rm -rf "${chroot:?}"/tmp/* "${chroot:?}"/dev/shm/*
 		return
 	fi
 	say "making a chroot with PostgreSQL ${versions[*]} in $chroot"

@@ -99,7 +99,7 @@ purge_packages() {
 	local left
 	quietly in_chroot "$user" env DEBIAN_FRONTEND=noninteractive \
 		apt-get -q -y purge libpostgres-lock-dev 'postgresql-.*-postgres-lock$'
-	rm -r "$user/src"
+	rm -r "${user:?}/src"
 	left=$(find "$user" -xdev -iname '*postgres[_-]lock*')
 	[[ -z $left ]] || die "purged, but this is left: $left"
 	say 'purged, and nothing is left'
