@@ -55,7 +55,7 @@ build_postgres() {
 	quietly make -j"$(nproc)"
 	quietly make install
 	quietly make -C src/test/isolation install
-	quietly make -C contrib/pgcrypto install # an example of the README needs it
+	quietly make -C contrib/pgcrypto install # an example in docs/ needs it
 	cd "$work"
 	# others run the server
 	chmod 755 "$work"

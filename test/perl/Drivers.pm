@@ -50,7 +50,7 @@ sub add_python
 }
 
 # `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
-# are not CALLs. Some behave `otherwise` in one respect, as the README says.
+# are not CALLs. Some behave `otherwise` in one respect, as docs/drivers.md says.
 add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg');
 add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', unprepared_only => 1);
 add_python('psycopg 3', 'psycopg_lock.py', 'psycopg');

@@ -1,18 +1,15 @@
-# The README's section "For operators": each of its recipes answers rightly, for a member of the roles
+# The section "For operators" of docs/operations.md: each of its recipes answers rightly, for a member of the roles
 # that it names, while sessions of another role hold locks and wait for them.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Docs;
 use PgLock;
-use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($section) = slurp_file("$FindBin::RealBin/../../README.md") =~ /^## For operators\n(.*?)(?=^## |\z)/ms;
-
-ok(defined $section, 'the README has a section for operators') or BAIL_OUT('nothing to test');
-
+my $section = section('docs/operations.md', 'For operators');
 # the recipes by the bold words before them
 my %recipes = $section =~ /^\*\*([^*]+?)[.:]?\*\*(?:(?!^```).)*?^```sql\n(.*?)^```$/msg;
 

@@ -1,5 +1,5 @@
 # The C++ client: each public header compiles alone, its unit tests and its tests against a server
-# pass, the examples do what they say, it installs, and what the README shows of it compiles and runs
+# pass, the examples do what they say, it installs, and what docs/cpp.md shows of it compiles and runs
 # where it is installed.
 #
 # CXX and SANITIZE (address,undefined) in the environment are for the compiler.
@@ -10,6 +10,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use ClientTests;
 use Cwd 'abs_path';
+use Docs;
 use IO::Socket::UNIX;
 use PgLock;
 use PostgreSQL::Test::Utils;
@@ -197,8 +198,9 @@ $ENV{PKG_CONFIG_PATH} = "$prefix/lib/pkgconfig";
 is(succeeds('pkg-config knows it', 'pkg-config', '--modversion', 'postgres_lock'),
 	"$version\n", '... with its version');
 
-# what the README shows is built by pkg-config, and once by CMake
-my @examples = slurp_file("$root/README.md") =~ /^```cpp\n(.*?)^```$/msg;
+# what docs/cpp.md shows is built by pkg-config, and once by CMake
+my $document = 'docs/cpp.md';
+my @examples = examples(document($document), 'cpp');
 
 foreach my $number (1 .. @examples)
 {
@@ -210,13 +212,13 @@ foreach my $number (1 .. @examples)
 
 	my $packages = 'postgres_lock' . ($examples[ $number - 1 ] =~ /pqxx/ ? ' libpqxx' : '');
 
-	succeeds("example $number of the README compiles", 'sh', '-c',
+	succeeds("example $number of $document compiles", 'sh', '-c',
 		"$compiler -std=c++20 $warnings $source -o $build/example$number "
 		  . "\$(pkg-config --cflags --libs $packages)");
 	succeeds('... and runs', "$build/example$number");
 }
-is(scalar @examples, 6, 'the README has examples');
-my @unnamed = grep { slurp_file("$root/README.md") !~ m,\(test/client/examples/$_\), }
+is(scalar @examples, 6, 'there are examples');
+my @unnamed = grep { document($document) !~ m,\(\.\./test/client/examples/$_\), }
   map { s,.*/,,r } glob "$root/test/client/examples/*.cpp";
 is_deeply(\@unnamed, [], '... and leads to all programs');
 

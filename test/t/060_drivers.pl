@@ -1,4 +1,4 @@
-# Every driver takes and releases locks by its recipe, in every way that the README speaks of. The other side is
+# Every driver takes and releases locks by its recipe, in every way that docs/drivers.md speaks of. The other side is
 # psql. At the end there is a table of drivers and what each of them was seen to do.
 
 use strict;

@@ -1,4 +1,4 @@
-# What the README says to those who come from other locks: the statements to write now leave a session
+# What docs/migrating.md says to those who come from other locks: the statements to write now leave a session
 # with the same locks as those written so far, and what it shows of C++ compiles.
 #
 # The lock ids of the others are computed as their sources do it, and not by our code.
@@ -9,12 +9,13 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use Compress::Zlib 'crc32';
 use Digest::SHA qw(sha1 sha256);
+use Docs;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $root = "$FindBin::RealBin/../..";
-my $readme = slurp_file("$root/README.md");
+my $document = 'docs/migrating.md';
 my $node = new_server('migration');
 my $old = session($node);
 my $new = session($node);
@@ -23,9 +24,8 @@ my $new = session($node);
 sub rows
 {
 	my ($title) = @_;
-	my ($section) = $readme =~ /^## \Q$title\E$(.*?)^## /ms or die "there is no section: $title";
 
-	return map { [ split / ?\| ?/, $_, -1 ] } grep { !/^---/ } $section =~ /^\| (.*?) ?\|$/mg;
+	return map { [ split / ?\| ?/, $_, -1 ] } grep { !/^---/ } section($document, $title) =~ /^\| (.*?) ?\|$/mg;
 }
 
 sub statements_in { return grep { /^(?:SELECT|CALL) / } $_[0] =~ /`([^`]+)`/g; }
@@ -193,7 +193,7 @@ is(dotnet_id('漢' x 18), '-5707277204051710361', 'the id of DistributedLock');
 is(dotnet_integers("\0" x 9), '0, 0', '... and the integers of a short name');
 is(crc32('123456789'), 0xcbf43926, 'the hash of with_advisory_lock');
 
-my ($functions) = $readme =~ /^```sql\n(CREATE FUNCTION first_8_bytes.*?)^```$/ms;
+my ($functions) = examples(section($document, $others), 'sql');
 
 $new->query_safe($functions);
 is_table(
@@ -213,8 +213,7 @@ foreach my $name ('', 'order:42', 'café', '日本語', map({ "name $_" } 1 .. 2
 }
 
 # One program at a time: who takes both locks excludes those who take one of them.
-my ($advice) = $readme =~ /^### One program at a time$(.*?)^## /ms;
-my @both = $advice =~ /^```sql\n(.*?)^(?:SELECT pglock.release|COMMIT)/msg;
+my @both = map { s/^(?:SELECT pglock.release|COMMIT).*//msr } examples(section($document, 'One program at a time'), 'sql');
 
 foreach my $pair ([ $both[0], "hashtext('x')" ], [ $both[1], ruby_integers('x') ])
 {

@@ -1,59 +1,86 @@
-# What the README shows works, in the order in which a reader meets it, and what it names exists.
+# What README.md and docs/*.md show works, in the order in which a reader meets it, and what they name exists.
 #
-# Every ```sql block runs in a session of its own, on one server. No statement may fail or warn. In a
-# block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
+# Each document has a database. Every ```sql block runs in a session of its own. No statement may fail or
+# warn. In a block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
 # A ```console block is a whole session: what is typed, what is answered, and what went wrong.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use Docs;
+use File::Basename 'dirname';
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $root = "$FindBin::RealBin/../..";
-my $readme = slurp_file("$root/README.md");
-# the settings it recommends are some that the server knows
-my $conf = join '', $readme =~ /^```ini\n(.*?)^```$/msg;
-my $node = new_server('readme', extension => 0, conf => $conf);
+my %text_of = map { $_ => document($_) } documents();
+my $everything = join "\n", map { $text_of{$_} } documents();
+# the settings that are recommended are some that the server knows
+my $node = new_server('readme', extension => 0, conf => join '', examples($everything, 'ini'));
 
-# the blocks
-my @blocks = $readme =~ /^```sql\n(.*?)^```$/msg;
-my $with_values = 0;
-
-foreach my $block (@blocks)
+# Runs a ```sql block.
+sub runs
 {
+	my ($database, $block) = @_;
 	my ($title) = $block =~ /^(.*?)(?: *--.*)?$/m;
 	my @values = $block =~ /; *-- (\S.*?)(?:: .*)?$/mg;
 	my ($stdout, $stderr);
-	my $status = $node->psql('postgres', $block,
+
+	$node->safe_psql($database, 'DROP EXTENSION postgres_lock') if $block =~ /^CREATE EXTENSION postgres_lock;/m;
+
+	my $status = $node->psql($database, $block,
 		on_error_die => 0, on_error_stop => 1, stdout => \$stdout, stderr => \$stderr);
 
 	is($status, 0, "runs: $title");
 	is($stderr, '', "nothing to complain of: $title");
-	next unless @values;
-	$with_values++;
-	is($stdout, join("\n", @values), "answers as shown: $title");
+	is($stdout, join("\n", @values), "answers as shown: $title") if @values;
+	return scalar @values;
 }
-cmp_ok($with_values, '>=', 5, 'the README has blocks that show values');
 
-# the sessions
-my @sessions = $readme =~ /^```console\n(.*?)^```$/msg;
-
-foreach my $session (@sessions)
+# Runs a ```console block.
+sub goes_as_shown
 {
+	my ($database, $session) = @_;
 	my @typed = $session =~ /^postgres=# (.*)$/mg;
 	my @shown = grep { !/^postgres=# / } split /\n/, $session;
 	my ($stdout, $stderr);
 
-	$node->psql('postgres', join("\n", @typed),
+	$node->psql($database, join("\n", @typed),
 		on_error_die => 0, on_error_stop => 0, stdout => \$stdout, stderr => \$stderr);
 	$stderr =~ s/^psql:<stdin>:\d+: //mg;
 	is($stdout, join("\n", grep { !/^[A-Z]+: / } @shown), "answers as shown: $typed[0]");
 	is($stderr, join("\n", grep { /^[A-Z]+: / } @shown), "complains as shown: $typed[0]");
+	return;
 }
-is(scalar @sessions, 3, 'the README has sessions');
+
+my $with_values = 0;
+my $sessions = 0;
+
+foreach my $document (documents())
+{
+	my ($database) = $document =~ m,([^/]+)\.md$,;
+	my $text = $text_of{$document};
+
+	note("$document:");
+	$node->safe_psql('postgres', "CREATE DATABASE \"$database\"");
+	$node->safe_psql($database, 'CREATE EXTENSION postgres_lock');
+	while ($text =~ /^```(sql|console)\n(.*?)^```$/msg)
+	{
+		if ($1 eq 'sql')
+		{
+			$with_values++ if runs($database, $2);
+		}
+		else
+		{
+			goes_as_shown($database, $2);
+			$sessions++;
+		}
+	}
+}
+cmp_ok($with_values, '>=', 5, 'there are examples that show values');
+cmp_ok($sessions, '>=', 3, '... and sessions');
 
 # the drivers' recipes: those of the files that 060_drivers tests, each of them
 sub part
@@ -65,39 +92,68 @@ sub part
 	return $part =~ s/^$indent//mgr;
 }
 
+my $drivers = $text_of{'docs/drivers.md'};
 my @recipes = grep { part($_, 'recipe') } glob "$root/test/drivers/*";
 my %file_of = map { part($_, 'recipe') . "\n\n" . part($_, 'example') . "\n" => s,.*/,,r } @recipes;
-my @shown = map { $file_of{$_} // "unlike any file:\n$_" } $readme =~ /^```(?:python|js|java|perl)\n(.*?)^```$/msg;
+my @shown = map { $file_of{$_} // "unlike any file:\n$_" } $drivers =~ /^```(?!sql|console)\w+\n(.*?)^```$/msg;
 
 is_deeply(
-	[ sort @shown, $readme =~ /`(\w+_lock\.py)`/g ],
+	[ sort @shown, $drivers =~ /`(\w+_lock\.py)`/g ],
 	[ sort map { s,.*/,,r } @recipes ],
 	'every recipe is shown as it is tested, or its file is named');
 is_deeply([ grep { part($_, 'recipe') =~ tr/\n// >= 15 } @recipes ], [], '... and has 15 lines at most');
 
 # the names: all that there is, and nothing that there is not
-my @functions = split /\n/, $node->safe_psql('postgres',
+my $names = 'README';
+my @functions = split /\n/, $node->safe_psql($names,
 	"SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pglock'::regnamespace");
 # the settings come with the library
-my @settings = split /\n/, $node->safe_psql('postgres',
+my @settings = split /\n/, $node->safe_psql($names,
 	"LOAD 'postgres_lock'; SELECT substr(name, 8) FROM pg_settings WHERE name LIKE 'pglock.%'");
-my @relations = split /\n/, $node->safe_psql('postgres',
+my @relations = split /\n/, $node->safe_psql($names,
 	"SELECT relname FROM pg_class WHERE relnamespace = 'pglock'::regnamespace");
-my @columns = split /\n/, $node->safe_psql('postgres',
+my @columns = split /\n/, $node->safe_psql($names,
 	"SELECT DISTINCT attname FROM pg_attribute
 	 WHERE attrelid IN ('pglock.locks'::regclass, 'pglock.contention'::regclass) AND attnum > 0");
 my %exists = map { $_ => 1 } @functions, @settings, @relations;
-my ($reference) = $readme =~ /^## Functions$(.*?)^## /ms;
+my $reference = $text_of{'docs/reference.md'};
 
 is_deeply([ grep { $reference !~ /`(?:CALL |[^`\n]*, )?\Q$_\E\(/ } @functions ], [],
 	'every function is in the reference');
-is_deeply([ grep { $readme !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], 'every setting is listed');
+is_deeply([ grep { $reference !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], 'every setting is listed');
 is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the views is listed');
-is_deeply([ grep { !$exists{$_} } $readme =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
+is_deeply([ grep { !$exists{$_} } $everything =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
 
-# links within the README
-my %anchors = map { $_ => 1 } map { lc(s/[^\w\s-]//gr =~ s/ /-/gr) } $readme =~ /^#+ (.*)$/mg;
-is_deeply([ grep { !$anchors{$_} } $readme =~ /\]\(#([^)]+)\)/g ], [], 'links lead somewhere');
+# links: within a document, to a heading of another, to a file
+sub without_code { return $_[0] =~ s/^```.*?^```$//msgr =~ s/`[^`\n]*`/`/gr; }
+
+sub anchors
+{
+	my %anchors = map { lc(s/[^\w\s-]//gr =~ s/ /-/gr) => 1 } $_[0] =~ s/^```.*?^```$//msgr =~ /^#+ (.*)$/mg;
+	return \%anchors;
+}
+
+my %links = map { $_ => [ without_code($text_of{$_}) =~ /\]\(([^)\s]+)\)/g ] } documents();
+my @dead;
+
+foreach my $document (documents())
+{
+	foreach my $link (grep { !/^https:/ } @{ $links{$document} })
+	{
+		my ($path, $anchor) = $link =~ /^([^#]*)(?:#(.+))?$/;
+		my $target = $path eq '' ? $document : dirname($document) . "/$path";
+
+		# as documents() names them
+		$target =~ s,^\./,,;
+		$target =~ s,^docs/\.\./,,;
+		push @dead, "$document: $link"
+		  unless -e "$root/$target" && (!defined $anchor || anchors($text_of{$target} // '')->{$anchor});
+	}
+}
+is_deeply(\@dead, [], 'links lead somewhere');
+
+my %linked = map { s/#.*//r => 1 } @{ $links{'README.md'} };
+is_deeply([ grep { !$linked{$_} } grep { $_ ne 'README.md' } documents() ], [], '... and from the README to all documents');
 
 stop_and_check_log($node);
 done_testing();
