@@ -15,7 +15,7 @@ int block_count = 0;
 
 namespace
 {
-lock_id_map<hold *> index;
+lock_id_map<hold> index;
 hold *found_last = nullptr; /* what is taken is often given back next */
 
 /* Makes the next block. Raises 53200. */
@@ -87,11 +87,7 @@ hold *
 find(int64 lock_id)
 {
 	if (found_last == nullptr || found_last->lock_id != lock_id)
-	{
-		hold **found = index.find(lock_id);
-
-		found_last = found != nullptr ? *found : nullptr;
-	}
+		found_last = index.find(lock_id);
 	return found_last;
 }
 

@@ -1,5 +1,5 @@
 /*
- * lock_id_map.hpp: a hash table from lock ids to values.
+ * lock_id_map.hpp: a hash table from lock ids to pointers.
  *
  * Open addressing with linear probing, at most half full; who is removed is replaced by those that
  * had to move on because of it, so there are no tombstones. A dynahash would do, but a session
@@ -9,25 +9,16 @@
 
 #include "pg.hpp"
 
-#include <type_traits>
-
 namespace pglock
 {
 template <typename Value> class lock_id_map
 {
-	static_assert(std::is_trivially_copyable_v<Value>);
-
   public:
-	/* nullptr: not there. Valid until the map changes. */
+	/* nullptr: not there. */
 	Value *
 	find(int64 lock_id) const
 	{
-		if (capacity == 0)
-			return nullptr;
-
-		slot &found = slots[place(lock_id)];
-
-		return found.in_use ? &found.value : nullptr;
+		return capacity != 0 ? slots[place(lock_id)].value : nullptr;
 	}
 
 	/* Makes sure that so many add() will find room. Raises 53200. */
@@ -40,9 +31,9 @@ template <typename Value> class lock_id_map
 
 	/* Adds a lock id that is not there. Never raises: reserve() comes first. */
 	void
-	add(int64 lock_id, Value value)
+	add(int64 lock_id, Value *value)
 	{
-		slots[place(lock_id)] = {lock_id, value, true};
+		slots[place(lock_id)] = {lock_id, value};
 		count++;
 	}
 
@@ -52,7 +43,7 @@ template <typename Value> class lock_id_map
 	{
 		uint32 gap = place(lock_id);
 
-		for (uint32 i = next(gap); slots[i].in_use; i = next(i))
+		for (uint32 i = next(gap); slots[i].value != nullptr; i = next(i))
 		{
 			uint32 home = first_place(slots[i].lock_id);
 
@@ -63,7 +54,7 @@ template <typename Value> class lock_id_map
 				gap = i;
 			}
 		}
-		slots[gap].in_use = false;
+		slots[gap].value = nullptr;
 		count--;
 	}
 
@@ -93,8 +84,7 @@ template <typename Value> class lock_id_map
 	struct slot
 	{
 		int64 lock_id;
-		Value value;
-		bool in_use;
+		Value *value; /* nullptr: not in use */
 	};
 
 	/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
@@ -117,7 +107,7 @@ template <typename Value> class lock_id_map
 	{
 		uint32 i = first_place(lock_id);
 
-		while (slots[i].in_use && slots[i].lock_id != lock_id)
+		while (slots[i].value != nullptr && slots[i].lock_id != lock_id)
 			i = next(i);
 		return i;
 	}
@@ -135,7 +125,7 @@ template <typename Value> class lock_id_map
 		grown.capacity = new_capacity;
 		grown.shift = 64 - pg_leftmost_one_pos32(new_capacity);
 		for (uint32 i = 0; i < capacity; i++)
-			if (slots[i].in_use)
+			if (slots[i].value != nullptr)
 				grown.add(slots[i].lock_id, slots[i].value);
 		clear();
 		*this = grown;

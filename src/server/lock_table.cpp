@@ -43,8 +43,12 @@ class collector
   public:
 	collector()
 	{
-		room = 256;
-		rows = static_cast<row *>(palloc(sizeof(row) * room));
+		/*
+		 * As many as the lock table is made for: nothing is to be moved while all others wait. What
+		 * is not used stays address space.
+		 */
+		room = 2 * static_cast<size_t>(max_locks_per_xact) * (MaxBackends + max_prepared_xacts);
+		rows = static_cast<row *>(MemoryContextAllocHuge(CurrentMemoryContext, sizeof(row) * room));
 		processes = static_cast<process *>(palloc0(sizeof(process) * process_count()));
 	}
 

@@ -41,7 +41,8 @@ struct snapshot
 
 /*
  * Takes a snapshot, in the current memory context, and calls `meanwhile(snapshot, argument)` while
- * the lock table can't change: every lock of the server waits for it. May raise.
+ * the lock table can't change: every lock of the server waits for it, so it has to be short. May
+ * raise.
  */
 snapshot take(void (*meanwhile)(const snapshot &, void *), void *argument);
 

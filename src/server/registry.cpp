@@ -10,6 +10,10 @@
 
 namespace pglock::registry
 {
+/* before there is a slot, or where there is none */
+static uint32 private_changes;
+uint32 *changes = &private_changes;
+
 namespace
 {
 /* One for each process that may take advisory locks. */
@@ -17,6 +21,7 @@ struct slot
 {
 	int pid; /* 0: the session has published nothing yet */
 	Oid database;
+	uint32 changes;
 	dsm_handle chunks[max_chunks]; /* DSM_HANDLE_INVALID: not there; the first is below */
 	record first_chunk[chunk_size(0)];
 };
@@ -47,6 +52,13 @@ set_version(record &r, uint32 version)
 	pg_write_barrier();
 	store(r.version, version);
 	pg_write_barrier();
+}
+
+template <typename Word>
+Word
+load_first(const Word &word)
+{
+	return __atomic_load_n(&word, __ATOMIC_ACQUIRE);
 }
 
 /* Forgets the chunk, if that is not done yet; its memory is another matter. */
@@ -86,6 +98,7 @@ enter()
 	for (record &r : mine->first_chunk)
 		if (r.is_published())
 			take_back(r);
+	changes = &mine->changes;
 	mine->database = MyDatabaseId;
 	pg_write_barrier();
 	store(mine->pid, MyProcPid);
@@ -170,121 +183,207 @@ drop_chunk(int chunk)
 	segments[chunk] = nullptr;
 }
 
-/* The chunks of one session as far as they are mapped here. */
-struct reader::mapping
+static void
+copy_words(const record &from, annotation &to)
 {
-	dsm_handle handles[max_chunks];
-	dsm_segment *segments[max_chunks]; /* nullptr: the session dropped it meanwhile */
-};
+	for (mode m : modes)
+		for (scope s : scopes)
+			to.in(m, s) = {load(from.in(m, s).depth), load(from.in(m, s).since)};
+	to.token = load(from.token);
+	to.waiting_since = load(from.waiting_since);
+}
+
+publication *
+copy(const record &r, MemoryContext memory)
+{
+	uint32 version = load_first(r.version);
+
+	if (version % 2 != 0)
+		return nullptr;
+
+	/* may be nonsense, if the record changes meanwhile */
+	bool has_name = load_first(r.has_name);
+	int name_length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
+	Size name_bytes = has_name ? VARHDRSZ + static_cast<Size>(Max(name_length, 0)) : 0;
+	auto made =
+		static_cast<publication *>(MemoryContextAlloc(memory, sizeof(publication) + name_bytes));
+
+	made->version = version;
+	made->lock_id = load(r.lock_id);
+	made->name = nullptr;
+	if (has_name)
+	{
+		auto name = reinterpret_cast<text *>(made + 1);
+
+		SET_VARSIZE(name, name_bytes);
+		memcpy(VARDATA(name), r.name, name_bytes - VARHDRSZ);
+		made->name = name;
+	}
+	copy_words(r, *made);
+	pg_read_barrier();
+	if (load(r.version) == version)
+		return made;
+	pfree(made);
+	return nullptr;
+}
+
+/* The session in that slot publishes nothing now. */
+static bool
+is_empty(const slot &of)
+{
+	for (const record &r : of.first_chunk)
+		if (load(r.version) % 2 == 0)
+			return false;
+	for (const dsm_handle &chunk : of.chunks)
+		if (load(chunk) != DSM_HANDLE_INVALID)
+			return false;
+	return true;
+}
+
+reader::session &
+reader::open(int process_number)
+{
+	session *&opened = sessions[process_number];
+
+	if (opened == nullptr)
+	{
+		opened = static_cast<session *>(MemoryContextAllocZero(memory, sizeof(session)));
+		opened->chunks[0].records = shared->slots[process_number].first_chunk;
+	}
+	return *opened;
+}
+
+void
+reader::map_chunks(int process_number)
+{
+	session &of = open(process_number);
+
+	for (int i = 1; i < max_chunks; i++)
+	{
+		chunk &mapped = of.chunks[i];
+
+		mapped.handle = load(shared->slots[process_number].chunks[i]);
+		if (mapped.handle == DSM_HANDLE_INVALID)
+			continue;
+		mapped.segment = dsm_attach(mapped.handle);
+		if (mapped.segment != nullptr)
+			mapped.records = static_cast<const record *>(dsm_segment_address(mapped.segment));
+	}
+}
+
+void
+reader::forget(session &of)
+{
+	of.pid = 0;
+	for (chunk &c : of.chunks)
+		c.copies = nullptr;
+}
+
+void
+reader::copy_chunk(chunk &of, uint32 size)
+{
+	if (of.copies == nullptr)
+		of.copies = static_cast<publication **>(
+			MemoryContextAllocZero(memory, sizeof(publication *) * size));
+	for (uint32 i = 0; i < size; i++)
+	{
+		const record &r = of.records[i];
+		publication *&copied = of.copies[i];
+		uint32 version = load_first(r.version);
+
+		if (version % 2 != 0)
+			copied = nullptr;
+		else if (copied != nullptr && copied->version == version)
+			copy_words(r, *copied);
+		else
+			copied = copy(r, memory);
+	}
+}
+
+/* Copies what has not been copied yet, or may have changed since. */
+void
+reader::copy_session(int process_number, int pid)
+{
+	session &of = open(process_number);
+
+	if (of.pid != pid)
+		forget(of);
+	of.pid = pid;
+	of.changes = load_first(shared->slots[process_number].changes);
+	for (int i = 0; i < max_chunks; i++)
+		if (of.chunks[i].records != nullptr)
+			copy_chunk(of.chunks[i], chunk_size(i));
+}
 
 void
 reader::begin()
 {
-	mappings = nullptr;
+	sessions = nullptr;
 	if (!shared::is_on())
 		return;
-	mappings = static_cast<mapping *>(palloc0(sizeof(mapping) * static_cast<Size>(MaxBackends)));
+	/* names are as long as they are: what rounds up would take twice the memory */
+	memory =
+		GenerationContextCreate(CurrentMemoryContext, "pglock registry", ALLOCSET_DEFAULT_SIZES);
+	sessions = static_cast<session **>(
+		MemoryContextAllocZero(memory, sizeof(session *) * static_cast<Size>(MaxBackends)));
 	for (int process = 0; process < MaxBackends; process++)
 	{
 		const slot &of = shared->slots[process];
+		int pid = load_first(of.pid);
 
-		if (load(of.pid) == 0 || of.database != MyDatabaseId || &of == mine)
+		if (pid == 0 || of.database != MyDatabaseId || &of == mine || is_empty(of))
 			continue;
-		for (int chunk = 1; chunk < max_chunks; chunk++)
-		{
-			dsm_handle handle = load(of.chunks[chunk]);
-
-			mappings[process].handles[chunk] = handle;
-			if (handle != DSM_HANDLE_INVALID)
-				mappings[process].segments[chunk] = dsm_attach(handle);
-		}
+		map_chunks(process);
+		copy_session(process, pid);
 	}
 }
 
 bool
-reader::has_missed(int process_number, int pid) const
+reader::catch_up(int process_number, int pid)
 {
-	if (mappings == nullptr || load(shared->slots[process_number].pid) != pid)
-		return false;
-	for (int chunk = 1; chunk < max_chunks; chunk++)
+	if (sessions == nullptr)
+		return true;
+
+	const slot &of = shared->slots[process_number];
+	bool is_whole = true;
+
+	if (load(of.pid) != pid)
 	{
-		dsm_handle handle = load(shared->slots[process_number].chunks[chunk]);
-
-		if (handle != DSM_HANDLE_INVALID && handle != mappings[process_number].handles[chunk])
-			return true;
+		if (sessions[process_number] != nullptr)
+			forget(*sessions[process_number]);
+		return true;
 	}
-	return false;
-}
 
-void
-reader::for_each(int process_number, int pid, void (*visit)(const record &, void *),
-				 void *argument) const
-{
-	if (mappings == nullptr || load(shared->slots[process_number].pid) != pid)
-		return;
-	pg_read_barrier();
-	for (int chunk = 0; chunk < max_chunks; chunk++)
+	session &known = open(process_number);
+
+	if (known.pid == pid && known.changes == load_first(of.changes))
+		return true;
+	for (int i = 1; i < max_chunks; i++)
 	{
-		const record *records = shared->slots[process_number].first_chunk;
+		dsm_handle handle = load(of.chunks[i]);
 
-		if (chunk > 0)
-		{
-			dsm_segment *segment = mappings[process_number].segments[chunk];
-
-			if (segment == nullptr)
-				continue;
-			records = static_cast<const record *>(dsm_segment_address(segment));
-		}
-		for (uint32 i = 0; i < chunk_size(chunk); i++)
-			visit(records[i], argument);
+		if (known.chunks[i].handle == handle)
+			continue;
+		known.chunks[i].records = nullptr;
+		known.chunks[i].copies = nullptr;
+		is_whole = is_whole && handle == DSM_HANDLE_INVALID;
 	}
+	copy_session(process_number, pid);
+	return is_whole;
 }
 
 void
 reader::end()
 {
-	if (mappings == nullptr)
+	if (sessions == nullptr)
 		return;
 	for (int process = 0; process < MaxBackends; process++)
-		for (dsm_segment *segment : mappings[process].segments)
-			if (segment != nullptr)
-				dsm_detach(segment);
-	pfree(mappings);
-	mappings = nullptr;
-}
-
-const record *
-read(const record &r)
-{
-	uint32 version = load(r.version);
-
-	pg_read_barrier();
-	if (version % 2 != 0)
-		return nullptr;
-
-	bool has_name = load(r.has_name);
-
-	pg_read_barrier();
-	/* may be nonsense, if the record changes meanwhile */
-	int name_length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
-	Size name_bytes = static_cast<Size>(Max(name_length, 0)) + 1;
-	auto copy = static_cast<record *>(palloc(offsetof(record, name) + name_bytes));
-
-	copy->version = version;
-	copy->name_length = name_length;
-	copy->has_name = has_name;
-	copy->lock_id = r.lock_id;
-	for (mode m : modes)
-		for (scope s : scopes)
-			copy->in(m, s) = {load(r.in(m, s).depth), load(r.in(m, s).since)};
-	copy->token = load(r.token);
-	copy->waiting_since = load(r.waiting_since);
-	memcpy(copy->name, r.name, name_bytes);
-	pg_read_barrier();
-	if (load(r.version) == version)
-		return copy;
-	pfree(copy);
-	return nullptr;
+		if (sessions[process] != nullptr)
+			for (chunk &c : sessions[process]->chunks)
+				if (c.segment != nullptr)
+					dsm_detach(c.segment);
+	MemoryContextDelete(memory);
+	sessions = nullptr;
 }
 
 uint64
@@ -298,7 +397,7 @@ size()
 Size
 shared_size()
 {
-	return add_size(offsetof(area, slots), mul_size(sizeof(slot), static_cast<Size>(MaxBackends)));
+	return add_size(sizeof(area), mul_size(sizeof(slot), static_cast<Size>(MaxBackends)));
 }
 
 void

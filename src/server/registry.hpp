@@ -11,10 +11,12 @@
  * - Anybody reads. A record is published while its version is even. Its id and name change only
  * while it is odd; a reader that meets that, or sees that the version has changed meanwhile, takes
  * the record for not published. All else is single words, each of which may change at any time.
- * - Records only annotate what the lock manager knows, and are read while its table is kept from
- *   changing (see lock_table.hpp). A lock is published before the lock manager is asked for it, and
- *   taken back after it has been given back to it. So whoever finds a lock in the table finds its
- *   record, whole.
+ * - Records only annotate what the lock manager knows, and fit what its table says at one moment
+ * (see lock_table.hpp). A lock is published before the lock manager is asked for it, and taken back
+ * after it has been given back to it. So whoever finds a lock in the table finds its record, whole.
+ * - The table is kept from changing for a short time only. So a reader copies all records before,
+ *   and then only those again whose session has changed any since: a session counts its changes, in
+ *   the order in which it makes them.
  */
 #pragma once
 
@@ -32,11 +34,22 @@ load(const Word &word)
 	return __atomic_load_n(&word, __ATOMIC_RELAXED);
 }
 
+/* How often this session has changed what it publishes. */
+extern uint32 *changes;
+
+inline void
+count_change()
+{
+	/* whoever sees the count sees the change */
+	__atomic_store_n(changes, *changes + 1, __ATOMIC_RELEASE);
+}
+
 template <typename Word>
 void
 store(Word &word, Word value)
 {
 	__atomic_store_n(&word, value, __ATOMIC_RELAXED);
+	count_change();
 }
 
 /* A lock in one mode and scope. */
@@ -46,17 +59,12 @@ struct hold_state
 	TimestampTz since; /* 0: asked for; or granted, but the session has not run since */
 };
 
-/* What a session publishes of one lock. */
-struct record
+/* What is known of a lock that a session holds, beside its name. */
+struct annotation
 {
-	uint32 version; /* odd: not published */
-	int name_length;
-	bool has_name;
-	int64 lock_id;
 	hold_state states[2][2];   /* by mode and scope */
 	int64 token;			   /* of the exclusive possession; 0: none was drawn */
 	TimestampTz waiting_since; /* 0: it does not wait */
-	shown_name_buffer name;
 
 	hold_state &
 	in(mode m, scope s)
@@ -69,6 +77,16 @@ struct record
 	{
 		return states[static_cast<int>(m)][static_cast<int>(s)];
 	}
+};
+
+/* What a session publishes of one lock. */
+struct record : annotation
+{
+	uint32 version; /* odd: not published */
+	int name_length;
+	bool has_name;
+	int64 lock_id;
+	shown_name_buffer name;
 
 	bool
 	is_published() const
@@ -110,35 +128,77 @@ record *add_chunk(int chunk);
 void drop_chunk(int chunk);
 
 /*
- * Reading: the records of other sessions
+ * Reading
  */
 
+/* A copy of a record. */
+struct publication : annotation
+{
+	uint32 version;
+	int64 lock_id;
+	const text *name; /* nullptr: it has none */
+};
+
+/* Copies a record into that memory; nullptr: it is not published. Raises 53200. */
+publication *copy(const record &r, MemoryContext memory);
+
+/* What the other sessions of this database publish. */
 class reader
 {
   public:
-	/* Gets ready, while the lock table may change: it takes its time, and may raise. */
+	/* Copies it, in the current memory context. It takes its time, and may raise. */
 	void begin();
 
-	/* Has that session more records than could be read since begin(). */
-	bool has_missed(int process_number, int pid) const;
+	/*
+	 * Brings what was copied of that session up to date, while the lock table can't change. False:
+	 * the session has got more memory since begin(), which can't be read. May raise.
+	 */
+	bool catch_up(int process_number, int pid);
 
-	/* Calls `visit(record, argument)` for each record of that session; see read(). */
-	void for_each(int process_number, int pid, void (*visit)(const record &, void *),
-				  void *argument) const;
+	/* Calls `visit(publication)` for each lock that the session publishes. */
+	template <typename Visit> void for_each(int process_number, Visit visit) const;
 
+	/* Forgets all that was copied. */
 	void end();
 
   private:
-	struct mapping;
+	struct chunk
+	{
+		dsm_handle handle;
+		dsm_segment *segment;  /* of chunk 0 there is none */
+		const record *records; /* nullptr: not there, or the session has dropped it */
+		publication **copies;  /* by record; nullptr: not published */
+	};
 
-	mapping *mappings; /* by process number; nullptr: the registry is off */
+	struct session
+	{
+		int pid; /* 0: nothing was copied yet */
+		uint32 changes;
+		chunk chunks[max_chunks];
+	};
+
+	session &open(int process_number);
+	void map_chunks(int process_number);
+	void copy_chunk(chunk &of, uint32 size);
+	void copy_session(int process_number, int pid);
+	static void forget(session &of);
+
+	MemoryContext memory;
+	session **sessions; /* by process number, nullptr: publishes nothing; itself: registry is off */
 };
 
-/*
- * A copy of a record, with no more room than its name needs, in the current memory context;
- * nullptr: the record is not published.
- */
-const record *read(const record &r);
+template <typename Visit>
+void
+reader::for_each(int process_number, Visit visit) const
+{
+	if (sessions == nullptr || sessions[process_number] == nullptr)
+		return;
+	for (int i = 0; i < max_chunks; i++)
+		if (publication **copies = sessions[process_number]->chunks[i].copies; copies != nullptr)
+			for (uint32 j = 0; j < chunk_size(i); j++)
+				if (copies[j] != nullptr)
+					visit(*copies[j]);
+}
 
 /* Bytes of shared memory that the registry takes. */
 uint64 size();

@@ -21,7 +21,7 @@
  * another.
  */
 #ifndef PGLOCK_LAYOUT
-#define PGLOCK_LAYOUT 1
+#define PGLOCK_LAYOUT 2
 #endif
 
 #define PGLOCK_SEGMENT "postgres_lock " CppAsString2(PGLOCK_LAYOUT)

@@ -1,9 +1,9 @@
 /*
  * views.cpp: what is shown of the locks.
  *
- * That a lock is held or waited for, by whom and in which mode is read from the lock manager. While
- * its table can't change, what the sessions publish of those locks is read beside it, so that both
- * fit together.
+ * That a lock is held or waited for, by whom and in which mode is read from the lock manager, whose
+ * table can't change meanwhile. What the sessions publish of those locks is brought up to date in
+ * that moment, so that both fit together; all else comes after it, since all others wait for it.
  */
 #include "views.hpp"
 
@@ -44,12 +44,18 @@ template <int columns> class row_builder
 	}
 
 	void
-	add_text(const char *value)
+	add_text(const text *value)
 	{
 		if (value == nullptr)
 			add_null();
 		else
-			add(CStringGetTextDatum(value));
+			add(PointerGetDatum(value));
+	}
+
+	void
+	add_text(const char *value)
+	{
+		add_text(value != nullptr ? cstring_to_text(value) : nullptr);
 	}
 
 	void
@@ -104,75 +110,54 @@ struct lock_status
 {
 	FunctionCallInfo fcinfo;
 	MemoryContext memory;
-	MemoryContext row_memory; /* for what goes into a row, which is copied */
+	MemoryContext row_memory; /* for an array that goes into a row, which is copied */
 	registry::reader reader;
 	bool may_retry;
 	bool has_missed;
 	lock_table::snapshot locks;
-	const registry::record **published; /* by row; nullptr: nothing is */
-	lock_id_map<uint32> rows;			/* of the process that is being read */
-	lock_id_map<const char *> names;	/* that the current user may see; made when it is needed */
+	lock_id_map<const text> names; /* that the current user may see; made when it is needed */
 	bool has_names;
+	const text *hidden_name;
+	const text *mode_names[2];
+	const text *scope_names[2];
 	std::optional<lock_table::blockers> blockers;
 	bool has_checked_role; /* for may_see_session(): the last question and its answer */
 	Oid checked_role;
 	bool may_see_role;
 };
 
-/* Called for each record that a process may have published. */
+/* Calls `visit(by, rows)` for each process that has to do with locks. */
+template <typename Visit>
 void
-note_record(const registry::record &r, void *argument)
+for_each_process(std::span<const lock_table::row> rows, Visit visit)
 {
-	auto &status = *static_cast<lock_status *>(argument);
-	uint32 *row = status.rows.find(registry::load(r.lock_id));
-
-	if (row == nullptr)
-		return;
-
-	const registry::record *copy = registry::read(r);
-
-	if (copy != nullptr && copy->lock_id == status.locks.rows[*row].lock_id)
-		status.published[*row] = copy;
+	for (size_t first = 0, end; first < rows.size(); first = end)
+	{
+		for (end = first; end < rows.size() && rows[end].by == rows[first].by;)
+			end++;
+		visit(*rows[first].by, rows.subspan(first, end - first));
+	}
 }
 
-/* Reads what one process has published of its locks: those in these rows. */
-void
-read_process(lock_status &status, size_t first, size_t end)
+/* Has the process other records than this session, which knows its own. */
+bool
+is_other_session(const lock_table::process &by)
 {
-	const lock_table::process &by = *status.locks.rows[first].by;
-
-	if (by.pid == 0)
-		return; /* a prepared transaction publishes nothing */
-	status.rows.clear();
-	status.rows.reserve(CurrentMemoryContext, static_cast<uint32>(end - first));
-	for (size_t i = first; i < end; i++)
-		if (status.locks.rows[i].has_lock_id)
-			status.rows.add(status.locks.rows[i].lock_id, static_cast<uint32>(i));
-	if (by.pid == MyProcPid)
-		holds::for_each_record(note_record, &status);
-	else if (status.may_retry && status.reader.has_missed(by.number, by.pid))
-		status.has_missed = true;
-	else
-		status.reader.for_each(by.number, by.pid, note_record, &status);
+	return by.pid != 0 && by.pid != MyProcPid;
 }
 
 /* Called while the lock table can't change. */
 void
-read_registry(const lock_table::snapshot &locks, void *argument)
+catch_up(const lock_table::snapshot &locks, void *argument)
 {
 	auto &status = *static_cast<lock_status *>(argument);
-	size_t count = locks.rows.size();
 
 	status.locks = locks;
-	status.published = static_cast<const registry::record **>(
-		MemoryContextAllocExtended(CurrentMemoryContext, sizeof(*status.published) * (count + 1),
-								   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
-	for (size_t first = 0, end; first < count && !status.has_missed; first = end)
-	{
-		for (end = first; end < count && locks.rows[end].by == locks.rows[first].by;)
-			end++;
-		read_process(status, first, end);
-	}
+	for_each_process(locks.rows, [&](const lock_table::process &by, auto) {
+		if (is_other_session(by) && !(status.has_missed && status.may_retry) &&
+			!status.reader.catch_up(by.number, by.pid))
+			status.has_missed = true;
+	});
 }
 
 void
@@ -184,11 +169,27 @@ read_locks(lock_status &status)
 		status.may_retry = retries > 0;
 		status.has_missed = false;
 		status.reader.begin();
-		lock_table::take(read_registry, &status);
-		status.reader.end();
-		if (!status.has_missed)
+		lock_table::take(catch_up, &status);
+		if (!status.has_missed || !status.may_retry)
 			break;
+		status.reader.end();
 	}
+}
+
+/* Calls `visit(publication)` for all that a process has published. */
+template <typename Visit>
+void
+for_each_publication(lock_status &status, const lock_table::process &by, Visit visit)
+{
+	if (by.pid == MyProcPid)
+		holds::for_each_record(
+			[](const registry::record &r, void *argument) {
+				if (auto copy = registry::copy(r, CurrentMemoryContext); copy != nullptr)
+					(*static_cast<Visit *>(argument))(*copy);
+			},
+			&visit);
+	else if (is_other_session(by))
+		status.reader.for_each(by.number, visit);
 }
 
 bool
@@ -210,113 +211,188 @@ void
 collect_names(lock_status &status)
 {
 	status.has_names = true;
-	for (size_t i = 0; i < status.locks.rows.size(); i++)
-	{
-		const registry::record *r = status.published[i];
-
-		if (r == nullptr || !r->has_name || !may_see_session(status, *status.locks.rows[i].by) ||
-			status.names.find(r->lock_id) != nullptr)
-			continue;
-		status.names.reserve(status.memory);
-		status.names.add(r->lock_id, r->name);
-	}
+	for_each_process(status.locks.rows, [&](const lock_table::process &by, auto) {
+		if (!may_see_session(status, by))
+			return;
+		for_each_publication(status, by, [&](const registry::publication &p) {
+			if (p.name == nullptr || status.names.find(p.lock_id) != nullptr)
+				return;
+			status.names.reserve(status.memory);
+			status.names.add(p.lock_id, p.name);
+		});
+	});
 }
 
-const char *
-name_of_lock(lock_status &status, const lock_table::row &row, const registry::record *r)
+const text *
+name_of_lock(lock_status &status, const lock_table::row &row, const registry::publication *p)
 {
 	/* a prepared transaction has no session */
 	if (row.by->pid != 0 && !may_see_session(status, *row.by))
-		return row.has_lock_id ? hidden : nullptr;
-	if (r != nullptr && r->has_name)
-		return r->name;
+		return row.has_lock_id ? status.hidden_name : nullptr;
+	if (p != nullptr && p->name != nullptr)
+		return p->name;
 	if (!row.has_lock_id)
 		return nullptr;
 
 	if (!status.has_names)
 		collect_names(status);
 
-	const char **name = status.names.find(row.lock_id);
-
-	return name != nullptr ? *name : nullptr;
+	return status.names.find(row.lock_id);
 }
 
 Datum
 blockers_of(lock_status &status, const lock_table::row &row)
 {
 	std::span<const int> pids = status.blockers->of(row);
+
+	MemoryContextReset(status.row_memory);
+
+	MemoryContext caller = MemoryContextSwitchTo(status.row_memory);
 	auto elements = static_cast<Datum *>(palloc(sizeof(Datum) * (pids.size() + 1)));
 
 	for (size_t i = 0; i < pids.size(); i++)
 		elements[i] = Int32GetDatum(pids[i]);
-	return PointerGetDatum(construct_array(elements, static_cast<int>(pids.size()), INT4OID,
-										   sizeof(int32), true, TYPALIGN_INT));
+
+	ArrayType *array = construct_array(elements, static_cast<int>(pids.size()), INT4OID,
+									   sizeof(int32), true, TYPALIGN_INT);
+
+	MemoryContextSwitchTo(caller);
+	return PointerGetDatum(array);
+}
+
+/* What the view shows of a lock in one mode. */
+struct shown_lock
+{
+	const lock_table::row &row;
+	pglock::mode mode;
+	bool granted;
+	const text *name;
+	const registry::publication *published; /* nullptr: nothing, or not to be seen */
+};
+
+/* A row of the view, for a lock at one scope, if that is known. */
+void
+put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
+		 const registry::hold_state &state)
+{
+	const lock_table::row &row = shown.row;
+	const registry::publication *p = shown.published;
+	bool has_depth = shown.granted && state.depth > 0;
+	row_builder<11> columns;
+
+	columns.add_text(shown.name);
+	if (row.has_lock_id)
+		columns.add(Int64GetDatum(row.lock_id));
+	else
+		columns.add_null();
+	columns.add_text(status.mode_names[static_cast<int>(shown.mode)]);
+	columns.add_text(scope_name);
+	columns.add(BoolGetDatum(shown.granted));
+	if (has_depth)
+		columns.add(Int64GetDatum(state.depth));
+	else
+		columns.add_null();
+	if (row.by->pid != 0)
+		columns.add(Int32GetDatum(row.by->pid));
+	else
+		columns.add_null();
+	/* a session that was granted the lock, but has not run since, could not say when */
+	columns.add_time(!has_depth ? 0 : state.since != 0 ? state.since : status.locks.taken_at);
+	columns.add_time(shown.granted			   ? 0
+					 : row.by->wait_start != 0 ? row.by->wait_start
+					 : p != nullptr			   ? p->waiting_since
+											   : 0);
+	if (shown.granted)
+		columns.add_null();
+	else
+		columns.add(blockers_of(status, row));
+	if (shown.granted && shown.mode == mode::exclusive && p != nullptr && p->token != 0)
+		columns.add(Int64GetDatum(p->token));
+	else
+		columns.add_null();
+	columns.put(status.fcinfo);
 }
 
 /* The rows of the view for a mode in which a lock is held, or waited for: one for each scope. */
 void
-put_mode(lock_status &status, size_t i, mode m, bool granted)
+put_mode(lock_status &status, const lock_table::row &row, const registry::publication *p, mode m,
+		 bool granted)
 {
-	const lock_table::row &row = status.locks.rows[i];
-	const registry::record *r = status.published[i];
-	const registry::record *seen = r != nullptr && may_see_session(status, *row.by) ? r : nullptr;
+	shown_lock shown = {row, m, granted, name_of_lock(status, row, p),
+						p != nullptr && may_see_session(status, *row.by) ? p : nullptr};
 	bool has_scope = false;
 
-	auto put = [&](const char *scope_name, const registry::hold_state &state) {
-		MemoryContext caller = MemoryContextSwitchTo(status.row_memory);
-		row_builder<11> columns;
-
-		columns.add_text(name_of_lock(status, row, r));
-		if (row.has_lock_id)
-			columns.add(Int64GetDatum(row.lock_id));
-		else
-			columns.add_null();
-		columns.add_text(name_of(m));
-		columns.add_text(scope_name);
-		columns.add(BoolGetDatum(granted));
-		if (granted && state.depth > 0)
-			columns.add(Int64GetDatum(state.depth));
-		else
-			columns.add_null();
-		if (row.by->pid != 0)
-			columns.add(Int32GetDatum(row.by->pid));
-		else
-			columns.add_null();
-		/* a session that was granted the lock, but has not run since, could not say when */
-		columns.add_time(!granted || state.depth == 0 ? 0
-						 : state.since != 0			  ? state.since
-													  : status.locks.taken_at);
-		columns.add_time(granted				   ? 0
-						 : row.by->wait_start != 0 ? row.by->wait_start
-						 : seen != nullptr		   ? seen->waiting_since
-												   : 0);
-		if (granted)
-			columns.add_null();
-		else
-			columns.add(blockers_of(status, row));
-		if (granted && m == mode::exclusive && seen != nullptr && seen->token != 0)
-			columns.add(Int64GetDatum(seen->token));
-		else
-			columns.add_null();
-		columns.put(status.fcinfo);
-		MemoryContextSwitchTo(caller);
-		MemoryContextReset(status.row_memory);
-	};
-
 	for (scope s : scopes)
-		if (seen != nullptr && seen->in(m, s).depth > 0)
+		if (shown.published != nullptr && shown.published->in(m, s).depth > 0)
 		{
-			put(name_of(s), seen->in(m, s));
+			put_lock(status, shown, status.scope_names[static_cast<int>(s)],
+					 shown.published->in(m, s));
 			has_scope = true;
 		}
 	if (!has_scope)
-		put(nullptr, {});
+		put_lock(status, shown, nullptr, {});
 }
 
 mode
 mode_of(LOCKMODE lockmode)
 {
 	return lockmode == ExclusiveLock ? mode::exclusive : mode::shared;
+}
+
+/* What a process has published of its locks, by row; nullptr: nothing. */
+const registry::publication **
+published_with(lock_status &status, const lock_table::process &by,
+			   std::span<const lock_table::row> rows)
+{
+	lock_id_map<const registry::publication> by_lock = {};
+	auto published = static_cast<const registry::publication **>(
+		MemoryContextAllocHuge(CurrentMemoryContext,
+							   sizeof(registry::publication *) * rows.size()));
+
+	by_lock.reserve(CurrentMemoryContext, static_cast<uint32>(rows.size()));
+	for_each_publication(status, by, [&](const registry::publication &p) {
+		by_lock.reserve(CurrentMemoryContext);
+		by_lock.add(p.lock_id, &p);
+	});
+	for (size_t i = 0; i < rows.size(); i++)
+		published[i] = rows[i].has_lock_id ? by_lock.find(rows[i].lock_id) : nullptr;
+	by_lock.clear();
+	return published;
+}
+
+/* Has memory that is needed soon come nearer: with many locks most of the time is waiting for it.
+ */
+void
+prefetch(const registry::publication *p)
+{
+	constexpr int cache_line = 64;
+
+	for (Size at = 0; at < sizeof(*p); at += cache_line)
+		__builtin_prefetch(reinterpret_cast<const char *>(p) + at);
+}
+
+/* The rows of the view for all locks of one process. */
+void
+put_process(lock_status &status, const lock_table::process &by,
+			std::span<const lock_table::row> rows)
+{
+	constexpr size_t soon = 8;
+	const registry::publication **published = published_with(status, by, rows);
+
+	for (size_t i = 0; i < rows.size(); i++)
+	{
+		const lock_table::row &row = rows[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (i + soon < rows.size())
+			prefetch(published[i + soon]);
+		for (LOCKMODE lockmode = 1; lockmode <= MaxLockMode; lockmode++)
+			if ((row.held & LOCKBIT_ON(lockmode)) != 0)
+				put_mode(status, row, published[i], mode_of(lockmode), true);
+		if (row.waits)
+			put_mode(status, row, published[i], mode_of(row.by->awaited), false);
+	}
+	pfree(published);
 }
 
 /* A key's statistics as a row of the view. */
@@ -388,19 +464,18 @@ return_lock_status(FunctionCallInfo fcinfo)
 	pgstat_clear_backend_activity_snapshot();
 	read_locks(status);
 	status.memory = CurrentMemoryContext;
-	status.blockers.emplace(status.locks);
 	status.row_memory =
 		AllocSetContextCreate(CurrentMemoryContext, "pglock row", ALLOCSET_SMALL_SIZES);
-	for (size_t i = 0; i < status.locks.rows.size(); i++)
-	{
-		const lock_table::row &row = status.locks.rows[i];
-
-		for (LOCKMODE lockmode = 1; lockmode <= MaxLockMode; lockmode++)
-			if ((row.held & LOCKBIT_ON(lockmode)) != 0)
-				put_mode(status, i, mode_of(lockmode), true);
-		if (row.waits)
-			put_mode(status, i, mode_of(row.by->awaited), false);
-	}
+	status.blockers.emplace(status.locks);
+	status.hidden_name = cstring_to_text(hidden);
+	for (mode m : modes)
+		status.mode_names[static_cast<int>(m)] = cstring_to_text(name_of(m));
+	for (scope s : scopes)
+		status.scope_names[static_cast<int>(s)] = cstring_to_text(name_of(s));
+	for_each_process(status.locks.rows, [&](const lock_table::process &by, auto rows) {
+		put_process(status, by, rows);
+	});
+	status.reader.end();
 	return 0;
 }
 

@@ -53,7 +53,7 @@ is($old->query($others), '||' . pid($forgotten), '... nor is seen');
 is(logged(qr/LOG:  pglock shows less of its locks: .*size/), $has_segments, '... and the log says why');
 
 # One that says so
-$installation->install_library(PgInstallation::build_library_again("$folder/next", '-DPGLOCK_LAYOUT=2', 'shared'));
+$installation->install_library(PgInstallation::build_library_again("$folder/next", '-DPGLOCK_LAYOUT=99', 'shared'));
 $log_start = -s $node->logfile;
 
 my ($new, $newest) = map { session($node) } 1 .. 2;
