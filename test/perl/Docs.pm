@@ -1,4 +1,5 @@
-# Docs: the documentation as the tests read it: README.md and docs/*.md, with their sections and examples.
+# Docs: the documentation as the tests read it: README.md, docs/*.md and other documents, with their sections
+# and examples.
 
 package Docs;
 
@@ -12,10 +13,10 @@ our @EXPORT = qw(documents document section examples);
 
 my $root = dirname(__FILE__) . '/../..';
 
-# The names of all documents, the README first, from the folder with the sources.
+# The names of all documents, the README first, from the folder with the sources. CHANGELOG.md is none.
 sub documents
 {
-	return ('README.md', map { s,^\Q$root\E/,,r } sort glob "$root/docs/*.md");
+	return ('README.md', 'CONTRIBUTING.md', 'SECURITY.md', map { s,^\Q$root\E/,,r } sort glob "$root/docs/*.md");
 }
 
 sub document

@@ -17,6 +17,7 @@ is_deeply(
 	[ sort keys %recipes ],
 	[
 		'End the holder of `order:42`',
+		'Prepared transactions that hold a lock',
 		'Stranded locks',
 		'The longest held',
 		'The most contended keys',
@@ -209,9 +210,14 @@ is(as_operator($recipe), "$pids{refunds}|refunds|t", 'the next holder is ended')
 wait_for_session_end($node, $pids{refunds});
 is(finish_waiting($sessions{invoices}), '00000', '... and the next waiter gets the lock');
 
+# who asks and holds the lock is not ended
+is(as_operator("SELECT pglock.acquire('mine');\n" . $recipe =~ s/order:42/mine/r), 't', 'the session that asks is not ended');
+
 # a holder that is none of the sessions
 $recipe =~ s/order:42/batch/;
 is(as_operator($recipe), '||', 'a prepared transaction cannot be ended so');
+is( answer($recipes{'Prepared transactions that hold a lock'}, "lock_id = pglock.lock_id('batch'), gid, owner"),
+	't|batch|app', '... but is found by its name');
 $node->safe_psql('postgres', "ROLLBACK PREPARED 'batch'");
 is(finish_waiting($sessions{audit}), '00000', '... but by ROLLBACK PREPARED');
 

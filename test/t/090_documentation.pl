@@ -1,4 +1,4 @@
-# What README.md and docs/*.md show works, in the order in which a reader meets it, and what they name exists.
+# What the documents show works, in the order in which a reader meets it, and what they name exists.
 #
 # Each document has a database. Every ```sql block runs in a session of its own. No statement may fail or
 # warn. In a block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
@@ -18,7 +18,7 @@ my $root = "$FindBin::RealBin/../..";
 my %text_of = map { $_ => document($_) } documents();
 my $everything = join "\n", map { $text_of{$_} } documents();
 # the settings that are recommended are some that the server knows
-my $node = new_server('readme', extension => 0, conf => join '', examples($everything, 'ini'));
+my $node = new_server('documentation', extension => 0, conf => join '', examples($everything, 'ini'));
 
 # Runs a ```sql block.
 sub runs
@@ -28,7 +28,9 @@ sub runs
 	my @values = $block =~ /; *-- (\S.*?)(?:: .*)?$/mg;
 	my ($stdout, $stderr);
 
-	$node->safe_psql($database, 'DROP EXTENSION postgres_lock') if $block =~ /^CREATE EXTENSION postgres_lock;/m;
+	# what the block makes or updates must not be there already
+	$node->safe_psql($database, 'DROP EXTENSION postgres_lock') if $block =~ /^(?:CREATE|ALTER) EXTENSION postgres_lock\b/m;
+	$node->safe_psql($database, "CREATE EXTENSION postgres_lock VERSION '1.0'") if $block =~ /^ALTER EXTENSION postgres_lock\b/m;
 
 	my $status = $node->psql($database, $block,
 		on_error_die => 0, on_error_stop => 1, stdout => \$stdout, stderr => \$stderr);
