@@ -73,3 +73,92 @@ DROP PROCEDURE lock_of_session(text, interval, boolean);
 DROP PROCEDURE lock_of_session(bigint, interval, boolean);
 DROP PROCEDURE lock_of_session(uuid, interval, boolean);
 DROP PROCEDURE lock_raw_of_session(bigint, interval, boolean);
+
+--
+-- Comments
+--
+
+COMMENT ON SCHEMA @extschema@ IS
+'Named locks. acquire, try and CALL lock take a lock by its name, release gives it back, and the view
+locks shows who holds it and who waits for it.';
+
+COMMENT ON FUNCTION acquire(text, timeout interval, shared boolean, scope text) IS
+'Waits for a lock and takes it. true: it is held; false: the timeout passed and nothing was taken.
+timeout: NULL waits for ever, 0 does not wait, the maximum is 2147483647 ms. shared: any number of
+sessions may hold a lock shared, only one exclusively. scope: ''session'' (until it is released) or
+''transaction'' (until the transaction ends, or a savepoint set before is rolled back to). Errors: 22004,
+22023, 25006 on a standby, 40P01, 53200, 54000 above pglock.max_holds, 55000 with pglock.session_scope
+off; 55P03 only because of lock_timeout, 57014 only because of statement_timeout or a cancel request.
+After an error nothing new is held.';
+
+COMMENT ON FUNCTION try(text, shared boolean, scope text) IS
+'Takes a lock if that is possible at once. true: it is held; false: nothing was taken. Never waits.
+shared, scope and errors as for acquire.';
+
+COMMENT ON FUNCTION acquire_all(text[], timeout interval, shared boolean, scope text) IS
+'Takes all of the locks or none. true: all are held; false: the timeout passed and none was taken. They
+are taken in the order of their lock ids, so callers that hold nothing else cannot deadlock on each
+other. A repeated key counts once. One timeout covers all of them. Errors as for acquire.';
+
+COMMENT ON FUNCTION release(text, shared boolean) IS
+'Releases one level of this session''s session-scope hold: the newest, or with shared given the newest
+in that mode. true: released; false: there was nothing to release. Each acquire needs its own release.
+Release after COMMIT: with uncommitted writes it warns. Error 22004.';
+
+COMMENT ON FUNCTION release_all() IS
+'Releases every session-scope level that this session took through this extension. Returns how many
+levels that was.';
+
+COMMENT ON FUNCTION release_all(text[]) IS
+'Releases every session-scope level of those keys that this session took through this extension.
+Returns how many levels that was. Error 22004.';
+
+COMMENT ON FUNCTION held(text) IS
+'Whether this session holds the lock, in any mode or scope. Error 22004.';
+
+COMMENT ON FUNCTION is_free(text) IS
+'Whether an exclusive try by a session that holds nothing would succeed now. Takes nothing. Error 22004.';
+
+COMMENT ON SEQUENCE tokens IS
+'An upper bound of all fencing tokens given out so far, in microseconds since 1970. token() keeps it
+ahead of the clock. Do not change it by hand.';
+
+COMMENT ON FUNCTION token(text) IS
+'The fencing token of this session''s exclusive hold of the lock. The first call in a hold draws it, and
+it stays the same until the hold ends or is broken. It is greater than every token drawn before in this
+database, also after a crash, a restore, and a failover to a server whose clock is not behind. It looks
+like a timestamp in microseconds. Pass it along with whatever the holder writes; the place that is
+written to should refuse tokens smaller than one it has seen. Errors: 22004, 25006 on a standby and in a
+read-only transaction, 55000 without an exclusive hold, 57014.';
+
+COMMENT ON FUNCTION session_holds() IS
+'What this session took through this extension and still holds. The view locks shows it, too.';
+
+COMMENT ON FUNCTION lock_status() IS
+'What the view locks shows, except the columns that it takes from pg_stat_activity.';
+
+COMMENT ON VIEW locks IS
+'Every advisory lock of this database that is held or waited for, and by whom, including those of the
+built-in functions. Who holds and who waits comes from the lock manager at the moment of reading. A lock
+that a session holds in two modes, or took through this extension at two scopes, has a row for each.
+lock_id is NULL for locks with two integers as their key, pid for prepared transactions. key, scope,
+depth, held_since and token are published by the sessions, and NULL for what was taken only through the
+built-in functions. For sessions of other roles only members of pg_read_all_stats see them; everybody
+else sees <insufficient privilege> as the key, and NULL. Before PostgreSQL 17 other sessions publish
+nothing unless postgres_lock is in shared_preload_libraries.';
+
+COMMENT ON VIEW contention IS
+'One row for each key of this database that sessions had to wait for through this extension: how often,
+how long in total and at most (in milliseconds), and how often in vain. A lock_timeout counts as a
+timeout; statement_timeout, the end of the session and the like count as cancels. last_wait_at is the end
+of the last wait, stats_since that of the first one that is counted. There is room for
+pglock.max_contended_keys keys; when it is full, the key waited for least recently is dropped. key is
+<insufficient privilege> for roles that may not see all of the last four roles that waited, as in
+pg_stat_activity. Before PostgreSQL 17 it is empty unless postgres_lock is in shared_preload_libraries.';
+
+COMMENT ON FUNCTION contention_reset() IS
+'Empties the view contention for this database. For superusers, and roles that EXECUTE is granted to.';
+
+COMMENT ON FUNCTION registry_size() IS
+'How many bytes of shared memory hold what sessions publish of their locks. NULL if nothing is published:
+before PostgreSQL 17 postgres_lock must be in shared_preload_libraries.';
