@@ -2,7 +2,8 @@
 #
 # Each document has a database. Every ```sql block runs in a session of its own. No statement may fail or
 # warn. In a block with values in comments those are all of its answers: one value a row, "; -- t|1: and why".
-# A ```console block is a whole session: what is typed, what is answered, and what went wrong.
+# A ```console block is a whole session: what is typed, what is answered, and what went wrong. A `SELECT` or `CALL`
+# of ours in a sentence or a table runs, too, unless it has a parameter, is cut short, or is the bare `CALL pglock.lock()`.
 
 use strict;
 use warnings;
@@ -57,8 +58,36 @@ sub goes_as_shown
 	return;
 }
 
+# Runs a statement that is shown in a sentence, by a session that holds the locks that such statements are about.
+sub runs_alone
+{
+	my ($database, $statement) = @_;
+	my ($status, undef, $stderr) = $node->psql($database, "SELECT pglock.acquire('k'), pglock.acquire('x');\n$statement;\n",
+		on_error_die => 0, on_error_stop => 1);
+
+	is("$status:" . ($stderr =~ s/^.*(?:WARNING|DETAIL|HINT): .*\n?//mgr), '0:', "runs: $statement");
+	return;
+}
+
+# The shell's commands are such, and make knows its targets. They are run where nobody minds what they install:
+# by .ci/run, and in chroots.
+sub is_shell
+{
+	my ($block) = @_;
+	my ($title) = $block =~ /^(.*?)(?: *#.*)?$/m;
+
+	command_ok([ 'sh', '-n', '-c', $block ], "has the syntax of the shell: $title");
+	foreach my $target ($block =~ /(?:^|&& )make ([a-z-]+)/mg)
+	{
+		command_ok([ 'make', '-n', '-C', $root, $target, 'PG_CONFIG=' . ($ENV{PG_CONFIG} // 'pg_config') ],
+			"make knows $target");
+	}
+	return;
+}
+
 my $with_values = 0;
 my $sessions = 0;
+my $alone = 0;
 
 foreach my $document (documents())
 {
@@ -80,9 +109,17 @@ foreach my $document (documents())
 			$sessions++;
 		}
 	}
+	foreach my $statement (without_examples($text) =~ /`((?:SELECT|CALL) [^`\n]*\bpglock\.[^`\n]*)`/g)
+	{
+		next if $statement =~ /…|\$\d|[?%]|:\w+ *[,)]/ || $statement =~ /^CALL pglock\.lock(?:\(\))?$/;
+		runs_alone($database, $statement);
+		$alone++;
+	}
+	is_shell($_) foreach examples($text, 'sh');
 }
 cmp_ok($with_values, '>=', 5, 'there are examples that show values');
 cmp_ok($sessions, '>=', 3, '... and sessions');
+cmp_ok($alone, '>=', 50, '... and statements in sentences');
 
 # the drivers' recipes: those of the files that 060_drivers tests, each of them
 sub part
@@ -126,8 +163,24 @@ is_deeply([ grep { $reference !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], '
 is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the views is listed');
 is_deeply([ grep { !$exists{$_} } $everything =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
 
+# what is measured
+my $metrics = slurp_file("$root/src/monitoring/postgres_lock_exporter.yaml");
+my @measured = $everything =~ /\bpglock_((?:locks|contention)_\w+)/g;
+my %metric;
+
+foreach my $query (split /^(?=pglock_)/m, $metrics)
+{
+	my ($prefix) = $query =~ /^pglock_(\w+):/ or next;
+
+	$metric{"${prefix}_$_"} = 1 foreach $query =~ /^    - (\w+):/mg;
+}
+isnt(scalar @measured, 0, 'metrics are named');
+is_deeply([ grep { !$metric{$_} } @measured ], [], '... and exist');
+
 # links: within a document, to a heading of another, to a file
-sub without_code { return $_[0] =~ s/^```.*?^```$//msgr =~ s/`[^`\n]*`/`/gr; }
+sub without_examples { return $_[0] =~ s/^ *```.*?^ *```$//msgr; }
+
+sub without_code { return without_examples($_[0]) =~ s/`[^`\n]*`/`/gr; }
 
 sub anchors
 {
