@@ -1,8 +1,8 @@
 #!/bin/bash
 # make bench: what the lock functions cost, as ratios to PostgreSQL's own in the same run.
 #
-# Every figure is a median over pairs of runs, in which each side goes first by turns. PAIRS and
-# SECONDS_PER_RUN change how many and how long; nothing here is a test. The registry is on.
+# Every case is measured in pairs of runs, in which each side goes first by turns. PAIRS and SECONDS_PER_RUN
+# change how many and how long; nothing here is a test. The registry is on.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -11,6 +11,7 @@ pairs=${PAIRS:-5}
 seconds=${SECONDS_PER_RUN:-3}
 
 main() {
+	explain
 	begin
 	need libpq-dev has_package libpq
 	need pkg-config has pkg-config
@@ -24,7 +25,7 @@ main() {
 		-c "CREATE TABLE counters AS SELECT 'order:42' AS name, 0 AS value" \
 		-c 'VACUUM ANALYZE names'
 
-	printf '\n%-52s %10s %10s %7s %8s %7s\n' case ours built-in ratio bar goal
+	printf '\n%-52s %10s %10s %7s %8s %7s\n' case ours without ratio bar goal
 	statement
 	connection
 	clients 4
@@ -41,12 +42,24 @@ main() {
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
 row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
 
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+# Says before anything happens what is to come. Two cases are measured in 15 pairs, and six in as many as PAIRS says.
+explain() {
+	cat <<-END
+		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
+		It takes about $(((2 * (2 * 15 + 6 * pairs) * seconds + 150) / 60)) minutes on an idle machine; on a busy one the figures mean little.
 
-# medians FILE: of the columns ours and built-in, and of the ratio of each pair
-medians() {
-	printf '%s %s %.2f\n' "$(cut -d' ' -f1 "$1" | median)" "$(cut -d' ' -f2 "$1" | median)" \
-		"$(awk '{ print $1 / $2 }' "$1" | median)"
+		  ours, without   in ms: how long it takes, less is better; in /s: how often it is done in a second, more is better
+		  ratio           ours divided by without, of the pair of runs whose ratio is the median of all pairs
+		  bar             what the ratio has to keep to; a change that misses it does not land
+		  goal            what it should come to
+
+	END
+}
+
+# Of the file `pairs`, the pair whose ratio is the median, and that ratio
+median_pair() {
+	awk '{ printf "%.6f %s %s\n", $1 / $2, $1, $2 }' "$work/pairs" | sort -n |
+		awk '{ line[NR] = $0 } END { split(line[int((NR + 1) / 2)], v); printf "%s %s %.2f\n", v[2], v[3], v[1] }'
 }
 
 # measure PAIRS COMMAND OURS BUILTIN: notes in the file `pairs` what the command prints for each
@@ -74,7 +87,7 @@ statement() {
 		'SELECT count(*) FROM names
 		 WHERE pg_try_advisory_lock(hashtextextended(name, 0))
 		   AND pg_advisory_unlock(hashtextextended(name, 0))'
-	read -r ours builtin ratio < <(medians "$work/pairs")
+	read -r ours builtin ratio < <(median_pair)
 	row 'try + release, 200,000 names, registry on' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
 }
 
@@ -89,7 +102,7 @@ tps() {
 compare() {
 	local ours builtin ratio
 	measure "$3" "tps $2" "$work/ours" "$work/builtin"
-	read -r ours builtin ratio < <(medians "$work/pairs")
+	read -r ours builtin ratio < <(median_pair)
 	row "$1" /s "$ours" "$builtin" "$ratio" "$4" "$5"
 }
 
@@ -129,7 +142,7 @@ passed_timeouts() {
 			"SELECT pg_advisory_lock(pglock.lock_id('taken'));" 'ROLLBACK TO before_lock;' >&4
 	done 3>"$work/ours" 4>"$work/builtin"
 	measure "$pairs" attempts "$work/ours" "$work/builtin"
-	read -r ours builtin ratio < <(medians "$work/pairs")
+	read -r ours builtin ratio < <(median_pair)
 	row 'a timeout of 1 ms that passes' /s "$ours" "$builtin" "$ratio" - -
 }
 
@@ -159,7 +172,7 @@ client() {
 	local ours by_hand ratio
 	delay=${6:-}
 	measure "$3" client_rate "$1" "$1_by_hand"
-	read -r ours by_hand ratio < <(medians "$work/pairs")
+	read -r ours by_hand ratio < <(median_pair)
 	row "$2" /s "$ours" "$by_hand" "$ratio" "$4" "$5"
 }
 
@@ -179,13 +192,14 @@ hold() {
 	[[ $held == "$count" ]] || die "could not take the locks: $held"
 	"$@"
 	say '\q' >&"${holder[1]}"
+	# shellcheck disable=SC2154
 	wait "$holder_PID"
 }
 
 view() {
 	local ours builtin ratio
 	hold 10000 measure "$pairs" ms 'SELECT * FROM pglock.locks' 'SELECT * FROM pg_locks'
-	read -r ours builtin ratio < <(medians "$work/pairs")
+	read -r ours builtin ratio < <(median_pair)
 	row 'the view with 10,000 holds of another session' ms "$ours" "$builtin" "$ratio" '<= 2' 1.2
 }
 
