@@ -1,7 +1,7 @@
 # postgres_lock: build, install and test with PGXS. `make install-client` installs the C++ client alone,
 # and needs no PostgreSQL; `make install NO_CLIENT=yes` all but the client. `make dist` makes the archives
-# of a release. `make demo`, `test`, `matrix`, `assert-test`, `packages` and `bench` need nothing but make
-# and a Debian system; they live in test/ and bring what else they use.
+# of a release. The COMMANDS need nothing but make and a Debian system; they live in test/ and bring what
+# else they use.
 
 EXTENSION = postgres_lock
 version = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" $(srcdir)/postgres_lock.control)
@@ -29,7 +29,7 @@ SHLIB_LINK = -lcrypto
 srcdir ?= .
 .DEFAULT_GOAL := all
 
-COMMANDS = demo test matrix assert-test packages bench
+COMMANDS = demo test matrix assert-test packages install-test bench
 CLIENT_TARGETS = install-client uninstall-client
 
 # the commands find or install their own PostgreSQL; the client alone and the archives need no server

@@ -2,6 +2,7 @@
 # Debian systems in folders, for what the machine's own can't show: other versions of PostgreSQL, or a
 # system on which nothing is installed yet. Only root can make and enter them.
 #
+# shellcheck disable=SC2154
 # To be sourced after lib.sh. A folder in "$work/chroots" vanishes with the command.
 
 # The suites that have PostgreSQL's versions: the newest that holds together, and then older ones.
@@ -40,6 +41,32 @@ debian_chroot() {
 		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt=force-unsafe-io \
 		--customize-hook='chmod 1777 "$1/dev/shm"' \
 		"$@" "${found[0]}" "$folder" "${sources[@]}"
+}
+
+# new_system SUITE FOLDER: a Debian of that suite on which nothing has been installed. Those of one suite are copies
+# of one, in SYSTEMS if that is set, so that commands can share them. What share_downloads has left need not be got again.
+new_system() {
+	local suite=$1 folder=$2 original
+	original=$(original_of "$suite")
+	mkdir -p "$(dirname "$original")" "$(dirname "$folder")"
+	local lock
+	exec {lock}>"$original.lock"
+	flock "$lock"
+	if [[ ! -e $original.complete ]]; then
+		debian_chroot "$original" "$suite"
+		touch "$original.complete"
+	fi
+	exec {lock}>&-
+	quietly cp -a "$original" "$folder"
+	cp -l "$original.downloads"/*.deb "$folder/var/cache/apt/archives" 2>/dev/null || true
+}
+
+original_of() { say "${SYSTEMS:-$work/chroots/systems}/$1"; }
+
+# share_downloads SUITE FOLDER: leaves the packages that the system has got for those that are made after it.
+share_downloads() {
+	mkdir -p "$(original_of "$1").downloads"
+	cp -ln "$2"/var/cache/apt/archives/*.deb "$(original_of "$1").downloads" 2>/dev/null || true
 }
 
 # has_suite MIRROR SUITE

@@ -13,15 +13,19 @@ main() {
 	build_and_install
 	start_server 'max_connections = 50' 'autovacuum = off' "deadlock_timeout = '1s'" \
 		"shared_preload_libraries = 'postgres_lock'"
-	say "a server of our own is ready, on a socket in $work"
+	say "a throwaway server is ready, on a socket in $work"
 	query -c 'CREATE EXTENSION postgres_lock'
 
 	counter
 	waiting_with_a_timeout
 	waiting_without_a_snapshot
 	who_holds_what
-	title 'the end: the server and its folder go, the extension stays installed'
+	what_is_left
 }
+
+# Short enough to be read at once: without empty lines.
+title() { printf '== %s\n' "$*"; }
+table() { query -P tuples_only=off -P format=aligned -P null=- -P footer=off "$@" | sed '/^$/d; s/^/    /'; }
 
 # A session in the background that runs the statements, then waits to be ended.
 # session NAME STATEMENTS
@@ -90,7 +94,8 @@ count_up() {
 	sed -i "s/:key/'counter'/" "$work/count"
 	run_clients
 	value=$(query -c 'SELECT value FROM counter')
-	printf '  %-24s %d of %d, %d updates lost\n' "$name" "$value" "$expected" $((expected - value))
+	printf '  %-24s the counter says %d after %d additions: %d are lost\n' "$name" "$value" "$expected" \
+		$((expected - value))
 	[[ -z $1 || $value == "$expected" ]] || die 'updates were lost in spite of the lock'
 }
 
@@ -121,7 +126,9 @@ waiting_with_a_timeout() {
 		           pglock.acquire('order:42', timeout => '300 ms')" \
 		-c "INSERT INTO orders VALUES (2, 'written after it')" \
 		-c COMMIT
-	say "  the transaction went on: $(query -c 'SELECT count(*) FROM orders') rows are committed"
+	say "    (false: the 300 ms passed, and the lock was not free)"
+	say "  the transaction went on: $(query -c 'SELECT count(*) FROM orders') rows are committed, one from before the wait" \
+		"and one from after it"
 	finish holder >/dev/null
 }
 
@@ -130,6 +137,7 @@ waiting_without_a_snapshot() {
 	session holder "SELECT pglock.acquire('migration');"
 	until_true "NOT pglock.is_free('migration')"
 
+	say '  backend_xmin is the oldest transaction whose rows a session keeps VACUUM from cleaning up'
 	session builtin "SELECT pg_advisory_lock(pglock.lock_id('migration'));"
 	until_waiting builtin
 	say "  waiting in pg_advisory_lock(): backend_xmin is $(xmin_of builtin)"
@@ -137,8 +145,8 @@ waiting_without_a_snapshot() {
 	until_true "$(is_blocked index builtin)"
 	sleep 2
 	until_true "$(is_blocked index builtin)"
-	say "  CREATE INDEX CONCURRENTLY hangs, 2 s already: $(query -c \
-		'SELECT phase FROM pg_stat_progress_create_index'). Cancelling both"
+	say "  CREATE INDEX CONCURRENTLY has made no progress for 2 s; its phase is" \
+		"\"$(query -c 'SELECT phase FROM pg_stat_progress_create_index')\". Cancelling both"
 	query -o /dev/null -c "SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 	                       WHERE application_name IN ('builtin', 'index')"
 	finish builtin >/dev/null
@@ -147,7 +155,7 @@ waiting_without_a_snapshot() {
 
 	session ours "CALL pglock.lock('migration');"
 	until_waiting ours
-	say "  waiting in CALL pglock.lock(): backend_xmin is $(xmin_of ours)"
+	say "  waiting in CALL pglock.lock(): backend_xmin is $(xmin_of ours), there is no snapshot"
 	[[ $(xmin_of ours) == NULL ]] || die 'it waits with a snapshot'
 	query -c 'CREATE INDEX CONCURRENTLY orders_id ON orders (id)'
 	say '  CREATE INDEX CONCURRENTLY has finished meanwhile'
@@ -178,9 +186,9 @@ who_holds_what() {
 	until_true "NOT pglock.is_free('order:42') AND NOT pglock.is_free('report')"
 	session refunds "CALL pglock.lock('order:42');"
 	until_waiting refunds
-	query -P tuples_only=off -P format=aligned -P null=- -P footer=off -c \
-		"SELECT key, mode, scope, granted, application_name, blocked_by
-		 FROM pglock.locks ORDER BY key, granted DESC" | sed 's/^/    /'
+	say '  pglock.locks; granted: t holds the lock, f waits for it; blocked_by: the pids that a waiter waits for'
+	table -c "SELECT key, mode, scope, granted, application_name, pid, blocked_by
+	          FROM pglock.locks ORDER BY key, granted DESC"
 	query -c "SELECT '    ' || waiter.application_name || ' waits for ' || holder.application_name ||
 	                 ', who holds \"' || holder.key || '\"'
 	          FROM pglock.locks AS waiter
@@ -189,9 +197,34 @@ who_holds_what() {
 	finish payments >/dev/null
 	until_true "NOT EXISTS (SELECT FROM pglock.locks WHERE NOT granted)"
 	finish refunds >/dev/null
-	query -P tuples_only=off -P format=aligned -P footer=off -c \
-		"SELECT key, waits, total_wait_time::int AS total_ms, max_wait_time::int AS max_ms, timeouts, cancels
-		 FROM pglock.contention ORDER BY total_wait_time DESC" | sed 's/^/    /'
+	say '  pglock.contention; waits: how often sessions had to wait; timeouts, cancels: waits that ended without the lock'
+	table -c "SELECT key, waits, total_wait_time::int AS total_ms, max_wait_time::int AS max_ms, timeouts, cancels
+	          FROM pglock.contention ORDER BY total_wait_time DESC"
+}
+
+#
+# The end
+#
+
+what_is_left() {
+	title 'the end: the server and its folder are removed'
+	say "  what stays: the extension in $extension_folder${installed:+,
+    and the packages installed for it: $installed}"
+	if [[ $server != postgresql-* ]]; then
+		say "  to use it: CREATE EXTENSION postgres_lock in a database of this PostgreSQL"
+	else
+		how_to_use "${server#postgresql-}"
+	fi
+}
+
+# how_to_use VERSION: with Debian's commands, each as root. Its packages, as installed here, come without a server.
+how_to_use() {
+	local version=$1 cluster
+	cluster=$(pg_lsclusters -h 2>/dev/null | awk -v version="$version" '$1 == version { print $2; exit }')
+	say "  to use it on a real server, as root:"
+	[[ -n $cluster ]] || say "    pg_createcluster $version main --start"
+	say "    runuser -u postgres -- psql --cluster $version/${cluster:-main} -c 'CREATE EXTENSION postgres_lock'"
+	say "    runuser -u postgres -- psql --cluster $version/${cluster:-main} -c \"SELECT pglock.acquire('order:42')\""
 }
 
 main

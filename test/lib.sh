@@ -92,6 +92,64 @@ quietly() {
 }
 
 #
+# Parts that run side by side
+#
+
+parts=()
+at_once=2
+
+# part NAME COMMAND...: runs it in the background, beside others. What it says goes to a file.
+part() {
+	local name=$1
+	shift
+	if ((${#parts[@]} >= at_once)); then
+		wait -n || true
+		show_ended
+	fi
+	parts+=("$name")
+	{
+		set +e
+		SECONDS=0
+		(
+			set -e
+			log="$work/$name.log"
+			"$@"
+		)
+		say "$? $SECONDS" >"$work/$name.end"
+	} </dev/null &>"$work/$name.output" &
+}
+
+# Says of the parts that have ended how, once. Those that failed are noted in `failed`.
+failed=()
+show_ended() {
+	local name status seconds
+	for name in "${parts[@]}"; do
+		[[ -e $work/$name.end && ! -e $work/$name.shown ]] || continue
+		touch "$work/$name.shown"
+		read -r status seconds <"$work/$name.end"
+		if ((status == 0)); then
+			say "$name: passed in $seconds s"
+		else
+			failed+=("$name")
+			title "$name: FAILED after $seconds s"
+			cat "$work/$name.output"
+		fi
+	done
+}
+
+# Waits for all parts; fails if one has.
+finish_parts() {
+	local name
+	for name in "${parts[@]}"; do
+		wait -n || true
+		show_ended
+	done
+	wait
+	show_ended
+	((${#failed[@]} == 0))
+}
+
+#
 # Users
 #
 
@@ -99,19 +157,21 @@ as_root() {
 	if ((EUID == 0)); then "$@"; else sudo "$@"; fi
 }
 
-# A server refuses to run as root.
+# A server refuses to run as root. Debian's packages make the user postgres; one's own PostgreSQL need not.
 as_server() {
 	if ((EUID == 0)); then
-		setpriv --reuid=postgres --regid=postgres --init-groups "$@"
+		setpriv --reuid="$(server_user)" --regid="$(id -g "$(server_user)")" --init-groups "$@"
 	else
 		"$@"
 	fi
 }
 
+server_user() { if id postgres &>/dev/null; then say postgres; else say nobody; fi; }
+
 # Gives the folder to the user who runs the servers.
 give_to_server() {
 	if ((EUID == 0)); then
-		chown -R postgres: "${work:?}"
+		chown -R "$(server_user):" "${work:?}"
 	fi
 }
 
@@ -120,6 +180,9 @@ give_to_server() {
 #
 
 missing=()
+# what this command has installed
+# shellcheck disable=SC2034
+installed=
 
 # need PACKAGE CHECK...: the package is missing if the check fails.
 need() {
@@ -142,27 +205,65 @@ need_client() {
 	need pkg-config has pkg-config
 }
 
-# PG_CONFIG, if given, says which PostgreSQL to use. Otherwise it is Debian's 15, and not the
-# pg_config on the PATH: that may come with libpq alone.
+# Finds the PostgreSQL to use, and says which: that of PG_CONFIG, or else the newest that is installed, or else
+# the one that apt offers.
 find_postgres() {
-	local debian=/usr/lib/postgresql
-	if [[ -z ${PG_CONFIG:-} ]]; then
-		PG_CONFIG=$debian/15/bin/pg_config
-		if ! has apt-get >/dev/null && has pg_config >/dev/null; then
-			PG_CONFIG=$(has pg_config)
-		fi
-	elif [[ $PG_CONFIG != */* ]]; then
-		has "$PG_CONFIG" >/dev/null || die "there is no $PG_CONFIG on the PATH"
-		PG_CONFIG=$(has "$PG_CONFIG")
+	if [[ -n ${PG_CONFIG:-} ]]; then
+		has "$PG_CONFIG" >/dev/null || [[ $PG_CONFIG == */* ]] || die "there is no $PG_CONFIG on the PATH"
+		PG_CONFIG=$(has "$PG_CONFIG" || say "$PG_CONFIG")
+	elif PG_CONFIG=$(newest_installed); then
+		say "using the newest PostgreSQL that is installed, that of $(dirname "$PG_CONFIG")"
+	else
+		has apt-get >/dev/null || missing_without_apt PostgreSQL
+		find_offered
 	fi
 	bin=$("$PG_CONFIG" --bindir 2>/dev/null) || bin=$(dirname "$PG_CONFIG")
 	server="PostgreSQL's server of $PG_CONFIG"
 	server_dev="the files for building extensions of $PG_CONFIG"
-	if [[ $PG_CONFIG =~ ^$debian/([0-9]+)/ ]]; then
+	if [[ $PG_CONFIG =~ ^$debian_postgres/([0-9]+)/ ]]; then
 		server=postgresql-${BASH_REMATCH[1]}
 		server_dev=postgresql-server-dev-${BASH_REMATCH[1]}
 	fi
 }
+
+debian_postgres=/usr/lib/postgresql
+oldest_postgres=15
+
+# The pg_config of the newest server from 15 up, in Debian's folders, in PGDG's for other systems, or on the PATH. The
+# program itself may not be installed yet. That on the PATH may have come with libpq alone, and belong to no server.
+newest_installed() {
+	local folder name found
+	found=$({
+		for name in pg_config pg_server_config; do
+			name=$(has $name) && folder=$("$name" --bindir 2>/dev/null) && [[ -x $folder/postgres ]] || continue
+			say "$(major_version "$folder/postgres") $name"
+		done
+		for folder in "$debian_postgres"/*/bin /usr/pgsql-*/bin; do
+			[[ ! -x $folder/postgres ]] || say "$(major_version "$folder/postgres") $folder/pg_config"
+		done
+	} | sort -s -n -k 1,1 | tail -n 1)
+	[[ -n $found && ${found%% *} -ge $oldest_postgres ]] && say "${found#* }"
+}
+
+# of a program of PostgreSQL
+major_version() { "$1" --version | sed -nE 's/^[^0-9]*([0-9]+).*/\1/p'; }
+
+# Takes the PostgreSQL that apt offers.
+find_offered() {
+	local version
+	version=$(offered_version)
+	if [[ -z $version ]]; then
+		update_lists
+		version=$(offered_version)
+	fi
+	[[ -n $version ]] || die "apt offers no PostgreSQL; say where one is: PG_CONFIG=/path/to/pg_config"
+	((version >= oldest_postgres)) || die "apt offers PostgreSQL $version, and $oldest_postgres or later is needed:" \
+		"take it from https://wiki.postgresql.org/wiki/Apt, or say where one is: PG_CONFIG=/path/to/pg_config"
+	say "using the PostgreSQL that apt offers: $version"
+	PG_CONFIG=$debian_postgres/$version/bin/pg_config
+}
+
+offered_version() { apt-cache depends postgresql 2>/dev/null | sed -nE 's/^ *Depends: postgresql-([0-9]+)$/\1/p'; }
 
 has_header() { [[ -f $("$PG_CONFIG" --includedir-server)/postgres.h ]]; }
 
@@ -178,6 +279,21 @@ prepare() {
 	need g++ has g++
 	((${#missing[@]} == 0)) || install_missing
 	export PG_CONFIG PATH="$bin:$PATH"
+	extension_folder=$("$PG_CONFIG" --sharedir)/extension
+	installs_as_user || need_root "installing the extension into $extension_folder"
+}
+
+# May we write to PostgreSQL's directories?
+installs_as_user() { [[ -w $extension_folder && -w $("$PG_CONFIG" --pkglibdir) ]]; }
+
+# need_root WHAT: ends the command with a sentence if what is about to happen needs root, and we can't be root.
+need_root() {
+	((EUID != 0)) || return 0
+	has sudo >/dev/null ||
+		die "$1 takes root, and there is no sudo: run it as root," \
+			"or with the PG_CONFIG of a PostgreSQL of your own that lacks nothing"
+	sudo -v || die "$1 takes root, and sudo refuses: run it as root," \
+		"or with the PG_CONFIG of a PostgreSQL of your own that lacks nothing"
 }
 
 # Those who own their PostgreSQL get its parts from where it came.
@@ -185,16 +301,48 @@ install_missing() {
 	local names
 	names=$(printf '%s, ' "${missing[@]}")
 	names=${names%, }
-	if ! has apt-get >/dev/null || [[ $names == *' of '* ]]; then
-		die "missing: $names; install it, or say where PostgreSQL is: PG_CONFIG=/path/to/pg_config"
-	fi
-	((EUID == 0)) || has sudo >/dev/null ||
-		die "missing: $names; there is no sudo: install it as root with apt-get install ${missing[*]}"
+	has apt-get >/dev/null || missing_without_apt "$names"
+	[[ $names != *' of '* ]] || die "missing: $names; install it, or say where PostgreSQL is: PG_CONFIG=/path/to/pg_config"
+	need_root "apt-get install ${missing[*]}"
 
 	say "installing with apt-get: $names"
-	apt_get update || say "could not update the lists of packages, going on with those there are"
+	update_lists
 	apt_get install --no-install-recommends "${missing[@]}" ||
 		die "could not install: $names; see above, or say where PostgreSQL is: PG_CONFIG=/path/to/pg_config"
+	# shellcheck disable=SC2034
+	installed=${missing[*]}
+}
+
+# Fedora's names of Debian's packages; those that are not here are called the same, or are not there.
+declare -A fedora=(
+	[g++]=gcc-c++ [pkg-config]=pkgconf-pkg-config [gpg]=gnupg2
+	[perl]=perl-Test-Harness [libipc-run-perl]=perl-IPC-Run [libdbd-pg-perl]=perl-DBD-Pg
+	[libpq-dev]=libpq-devel [libpqxx-dev]=libpqxx-devel [libasio-dev]=asio-devel [libgtest-dev]=gtest-devel
+	[libssl-dev]=openssl-devel [libpostgresql-jdbc-java]=postgresql-jdbc [default-jdk-headless]=java-devel)
+
+# missing_without_apt NAMES: ends the command where we can't install, with what Fedora and PGDG call it.
+missing_without_apt() {
+	local package packages=(make gcc-c++ openssl-devel)
+	for package in "${missing[@]}"; do
+		package=${fedora[$package]:-$package}
+		[[ $package == *' '* || " ${packages[*]} " == *" $package "* ]] || packages+=("$package")
+	done
+	die "missing: $1. There is no apt-get here to install it with. On Fedora and its relatives:
+  dnf install ${packages[*]} postgresql-server postgresql-contrib postgresql-server-devel
+  and PG_CONFIG=pg_server_config
+or, with the PostgreSQL of PGDG (https://www.postgresql.org/download):
+  dnf install ${packages[*]} postgresql17-server postgresql17-contrib postgresql17-devel
+  and PG_CONFIG=/usr/pgsql-17/bin/pg_config
+Elsewhere: a C++20 compiler, make, OpenSSL's headers, PostgreSQL's server from $oldest_postgres up and its files for
+building extensions, and PG_CONFIG=/path/to/pg_config"
+}
+
+# Once is enough for a command.
+update_lists() {
+	[[ -z ${lists_updated:-} ]] || return 0
+	need_root 'apt-get update'
+	apt_get update || say "could not update the lists of packages, going on with those there are"
+	lists_updated=yes
 }
 
 # apt-get without questions. The server's package makes a cluster when it is installed, and starts
@@ -203,7 +351,8 @@ apt_get() {
 	mkdir -p "$work/apt"
 	ln -sf /bin/true "$work/apt/pg_createcluster"
 	chmod 755 "$work" "$work/apt"
-	as_root env DEBIAN_FRONTEND=noninteractive TMPDIR=/tmp apt-get -qq -y -o APT::Get::Show-Versions=0 \
+	# one at a time: its locks are not all waited for
+	as_root flock /var/lib/dpkg env DEBIAN_FRONTEND=noninteractive TMPDIR=/tmp apt-get -qq -y -o APT::Get::Show-Versions=0 \
 		-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
 		-o DPkg::Path="$work/apt:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
 		"$@" </dev/null &>"$log" || { cat "$log" >&2; return 1; }
@@ -247,14 +396,13 @@ existing_files() {
 
 # Builds the extension from a copy of the sources, and installs it into PostgreSQL's directories.
 build_and_install() {
-	local directory as=as_root
-	directory=$("$PG_CONFIG" --sharedir)/extension
-	[[ ! -w $directory || ! -w $("$PG_CONFIG" --pkglibdir) ]] || as=
+	local as=as_root
+	! installs_as_user || as=
 
 	say "building postgres_lock for $("$PG_CONFIG" --version)"
 	copy_sources
 	quietly make -C "$src" -j"$(nproc)" PG_CONFIG="$PG_CONFIG"
-	say "installing it into $directory"
+	say "installing it into $extension_folder"
 	# Debian's versions share the folder for the client, and more than one may be tested at a time
 	$as flock "$("$PG_CONFIG" --includedir)" make -C "$src" install PG_CONFIG="$PG_CONFIG" \
 		</dev/null &>"$log" ||
