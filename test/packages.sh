@@ -1,35 +1,31 @@
 #!/bin/bash
-# make packages: makes the archives of a release and Debian's packages, and shows that they install
-# where nothing of ours has been before.
+# make packages: makes the archives of a release, Debian's packages, an RPM package and what the Dockerfile describes,
+# and shows that they install where nothing of ours has been before.
 #
-# Debian's packages are built in one new Debian 12, installed in another and purged again. The
-# archive is what they are built from, and what PGXN's own client installs.
+# Debian's packages are built in a new Debian of each suite by the letter of docs/install.md, installed in another,
+# used, and purged again. SUITES="sid" chooses other suites than those with PostgreSQL 15 and 17.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
-# shellcheck source-path=SCRIPTDIR
-source "$(dirname "$0")/chroot.sh"
+# shellcheck source=chroot.sh
+source "$root/test/chroot.sh"
 
-suite=bookworm
+read -ra suites <<<"${SUITES:-bookworm trixie}"
 
 main() {
+	local suite
 	begin
 	need git has git
 	need_chroot
 	((${#missing[@]} == 0)) || install_missing
-	build=$work/chroots/build
-	user=$work/chroots/user
 
 	title 'archives'
 	archives
 	title 'packages'
-	new_systems
-	build_packages
-	title 'installed'
-	install_packages
-	purge_packages
-	title 'by PGXN'\''s client'
-	install_by_pgxn
+	for suite in "${suites[@]}"; do
+		part "packages on $suite" packages "$suite"
+	done
+	finish_parts
 }
 
 # Makes the archives of the sources as they are, committed or not.
@@ -44,13 +40,29 @@ archives() {
 	say "$archive.zip and $archive.tar.gz"
 }
 
-# Two that are equal: what one gets to build with is not there for the other.
-new_systems() {
-	debian_chroot "$user" $suite
+packages() {
+	build=$work/chroots/$1-build
+	user=$work/chroots/$1-user
+	new_packaging_system "$1" "$build"
+	build_packages
+	share_downloads "$1" "$build"
+	# what one gets to build with is not there for the other
+	new_packaging_system "$1" "$user"
+	install_packages
+	remove_packages
+	install_by_pgxn
+	build_rpm
+	build_image "$1"
+	rm -rf "${build:?}" "${user:?}"
+}
+
+new_packaging_system() {
+	new_system "$1" "$2"
 	# tests make servers of their own
-	mkdir -p "$user/etc/postgresql-common"
-	say 'create_main_cluster = false' >"$user/etc/postgresql-common/createcluster.conf"
-	quietly cp -a "$user" "$build"
+	mkdir -p "$2/etc/postgresql-common"
+	say 'create_main_cluster = false' >"$2/etc/postgresql-common/createcluster.conf"
+	# the questions that apt-get asks are answered by hand
+	say 'APT::Get::Assume-Yes "true";' >"$2/etc/apt/apt.conf.d/99-answers"
 }
 
 # in_sources SYSTEM COMMAND...: where the archive is unpacked.
@@ -67,13 +79,18 @@ unpack() {
 	cp -r "$src/debian" "$1/src/$archive"
 }
 
+#
+# Debian
+#
+
 build_packages() {
 	local version
 	unpack "$build"
 	version=$(sed -nE '1s/.*\((.*)-[^-]*\).*/\1/p' "$src/debian/changelog")
 	cp "$src/$archive.tar.gz" "$build/src/postgres-lock_$version.orig.tar.gz"
-	in_sources "$build" env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends build-dep .
-	in_sources "$build" env MAKEFLAGS="-j$(nproc)" dpkg-buildpackage -us -uc
+	as_documented "$build" apt-get build-dep
+	as_documented "$build" dpkg-buildpackage
+	in_sources "$build" dpkg-buildpackage -S -us -uc
 	(cd "$build/src" && ls -- *.dsc *.deb)
 	quietly install_in_chroot "$build" lintian
 	# that closes a wish for the package in Debian only Debian's own can do
@@ -82,42 +99,120 @@ build_packages() {
 	say 'lintian finds nothing wrong'
 }
 
+# as_documented SYSTEM COMMAND: runs the line of docs/install.md that begins so, in the sources there.
+as_documented() {
+	local line
+	line=$(grep -E "^(sudo )?$2 " "$src/docs/install.md" | grep -m 1 -E 'build-dep|buildpackage|\.deb')
+	[[ -n $line ]] || die "docs/install.md has no \"$2\""
+	say "\$ $line"
+	in_sources "$1" env DEBIAN_FRONTEND=noninteractive MAKEFLAGS="-j$(nproc)" sh -euc "${line#sudo }"
+}
+
 # Each with what it says it needs, and nothing else; Debian's tests of it follow.
 install_packages() {
+	local client=("$build"/src/libpostgres-lock-dev_*.deb)
 	unpack "$user"
 	cp "$build"/src/*.deb "$user/src"
-	local extension=("$user"/src/postgresql-*-postgres-lock_*.deb) client=("$user"/src/libpostgres-lock-dev_*.deb)
-	quietly install_in_chroot "$user" "${extension[@]#"$user"}"
+	# it may have been written for other versions
+	cp "$build/src/$archive"/debian/control "$user/src/$archive/debian"
+	as_documented "$user" 'apt-get install'
 	in_sources "$user" debian/tests/lock
 	say 'the extension takes locks'
-	quietly install_in_chroot "$user" "${client[@]#"$user"}" cmake g++ make pkg-config
+	quietly install_in_chroot "$user" "${client[@]#"$build"}" cmake g++ make pkg-config
 	in_sources "$user" debian/tests/client
 	say 'programs build with the C++ client'
 }
 
-purge_packages() {
-	local left
-	quietly in_chroot "$user" env DEBIAN_FRONTEND=noninteractive \
-		apt-get -q -y purge libpostgres-lock-dev 'postgresql-.*-postgres-lock$'
+# That servers preload the library is said when it goes, and otherwise nothing.
+remove_packages() {
+	local package version left
+	package=$(in_chroot "$user" dpkg-query -W -f '${Package}\n' 'postgresql-*-postgres-lock' | head -n 1)
+	version=$(tr -dc 0-9 <<<"$package")
+	quietly in_chroot "$user" pg_createcluster "$version" main
+	remove remove "$package"
+	! grep 'shared_preload_libraries' "$log" || die 'it warns though nothing preloads the library'
+
+	quietly install_in_chroot "$user" "$(in_chroot "$user" sh -c "echo /src/${package}_*.deb")"
+	quietly in_chroot "$user" pg_conftool "$version" main set shared_preload_libraries 'pg_stat_statements, postgres_lock'
+	remove purge libpostgres-lock-dev "$package"
+	grep "$version/main has postgres_lock in shared_preload_libraries" "$log" ||
+		die 'it does not warn that the library is preloaded'
+	quietly in_chroot "$user" pg_dropcluster "$version" main
 	rm -r "${user:?}/src"
 	left=$(find "$user" -xdev -iname '*postgres[_-]lock*')
 	[[ -z $left ]] || die "purged, but this is left: $left"
 	say 'purged, and nothing is left'
 }
 
+# remove remove|purge PACKAGE...
+remove() { quietly in_chroot "$user" env DEBIAN_FRONTEND=noninteractive apt-get -q -y "$@"; }
+
+#
+# Others
+#
+
 # Its client unpacks the archive, and builds and installs what META.json says is in it.
 install_by_pgxn() {
 	quietly install_in_chroot "$build" pgxnclient unzip
 	cp "$src/$archive.zip" "$build/src"
 	in_sources "$build" pgxn install --nosudo --pg_config "$(newest_pg_config)" "../$archive.zip"
-	in_sources "$build" pg_virtualenv psql -X -v ON_ERROR_STOP=1 \
-		-c 'CREATE EXTENSION postgres_lock' -c "SELECT pglock.acquire('order:42')"
-	say 'the extension takes locks'
+	takes_locks "$build"
+	in_sources "$build" make uninstall PG_CONFIG="$(newest_pg_config)"
+	say "PGXN's client installs it"
 }
 
 newest_pg_config() {
 	local found=("$build"/usr/lib/postgresql/*/bin/pg_config)
 	say "${found[-1]#"$build"}"
+}
+
+# takes_locks SYSTEM: by what is installed there, preloaded
+takes_locks() {
+	quietly in_chroot "$1" pg_virtualenv -o shared_preload_libraries=postgres_lock psql -X -v ON_ERROR_STOP=1 \
+		-c 'CREATE EXTENSION postgres_lock' -c "SELECT pglock.acquire('order:42')"
+}
+
+# There is no Fedora here: the spec's steps run with Debian's rpmbuild and PostgreSQL, and what is in the package is
+# unpacked in place of being installed.
+build_rpm() {
+	local config
+	config=$(newest_pg_config)
+	quietly install_in_chroot "$build" rpm cpio
+	in_sources "$build" rpmbuild -ba --nodeps --define "_sourcedir /src" --define '_topdir /rpm' \
+		--define "pg_config $config" --define "pgmajorversion $(tr -dc 0-9 <<<"$config")" packaging/postgres_lock.spec
+	in_sources "$build" sh -euc 'cd /
+		for package in /rpm/RPMS/*/*.rpm; do rpm2cpio "$package" | cpio -idm --quiet; done'
+	takes_locks "$build"
+	in_sources "$build" sh -euc 'pkg-config --cflags postgres_lock; rpmspec -q --qf "%{name}\n" packaging/postgres_lock.spec'
+	say "the RPM package's library takes locks"
+}
+
+# There is no Docker here: the steps of the Dockerfile run in systems with Debian's PostgreSQL in place of the image's.
+build_image() {
+	local stage='' stages=0 step rest major
+	major=$(basename "$(dirname "$(dirname "$(newest_pg_config)")")")
+	while read -r step rest; do
+		case $step in
+			FROM)
+				# the last one becomes the image
+				stage=$user
+				((stages++)) || { stage=$build-image; new_system "$1" "$stage"; }
+				;;
+			RUN) quietly in_chroot "$stage" env DEBIAN_FRONTEND=noninteractive PG_MAJOR="$major" sh -euc "$rest" ;;
+			COPY)
+				case $rest in
+					'. /src') cp -r "$src" "$stage/src" ;;
+					'--from=build /installed /') cp -a "$build-image/installed/." "$stage/" ;;
+					*) die "COPY $rest is not known here" ;;
+				esac
+				;;
+			ARG | CMD) ;;
+			*) die "$step is not known here" ;;
+		esac
+	done < <(sed -e '/^#/d' -e '/^$/d' -e ':join' -e '/\\$/{N;s/\\\n//;b join' -e '}' "$src/Dockerfile")
+	takes_locks "$user"
+	rm -rf "${build:?}-image"
+	say "what the Dockerfile builds takes locks"
 }
 
 main

@@ -34,6 +34,7 @@ is($provided->{version}, "$version.0", '... for the extension, too');
 like($provided->{file}, qr,^sql/postgres_lock--(.*--)?\Q$version\E\.sql$,, '... and names its script');
 ok((grep { /--\Q$version\E\.sql$/ } glob "$root/sql/postgres_lock--*.sql"), 'a script leads to it');
 is(found('docs/install.md', qr/postgres_lock-(\S+)\.0\.zip/), $version, "docs/install.md names the release's archive by it");
+is(found('packaging/postgres_lock.spec', qr/^Version: (\S+)$/m), "$version.0", "the RPM package's spec has it");
 foreach my $script (glob "$root/sql/postgres_lock--*.sql")
 {
 	my ($name) = $script =~ m,([^/]+)$,;
