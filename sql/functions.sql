@@ -38,6 +38,7 @@ WHERE proargnames[2] = 'timeout' AND proargtypes[1] <> 'interval'::regtype;
 SELECT name FROM ours WHERE obj_description(oid, 'pg_proc') IS NULL;
 SELECT obj_description('pglock.locks'::regclass, 'pg_class') IS NOT NULL AS locks,
        obj_description('pglock.contention'::regclass, 'pg_class') IS NOT NULL AS contention,
+       obj_description('pglock.contention_info'::regclass, 'pg_class') IS NOT NULL AS contention_info,
        obj_description('pglock.tokens'::regclass, 'pg_class') IS NOT NULL AS tokens,
        obj_description('pglock'::regnamespace, 'pg_namespace') IS NOT NULL AS schema,
        obj_description(oid, 'pg_extension') IS NOT NULL AS extension
@@ -56,6 +57,7 @@ SELECT has_schema_privilege('public', 'pglock', 'USAGE') AS usage,
        has_schema_privilege('public', 'pglock', 'CREATE') AS create,
        has_table_privilege('public', 'pglock.locks', 'SELECT') AS locks,
        has_table_privilege('public', 'pglock.contention', 'SELECT') AS contention,
+       has_table_privilege('public', 'pglock.contention_info', 'SELECT') AS contention_info,
        has_sequence_privilege('public', 'pglock.tokens', 'SELECT') AS tokens,
        has_sequence_privilege('public', 'pglock.tokens', 'USAGE, UPDATE') AS change_tokens;
 

@@ -75,6 +75,33 @@ DROP PROCEDURE lock_of_session(uuid, interval, boolean);
 DROP PROCEDURE lock_raw_of_session(bigint, interval, boolean);
 
 --
+-- How full the statistics of waits are
+--
+
+CREATE FUNCTION contention_info(
+    OUT keys integer,
+    OUT max_keys integer,
+    OUT evictions bigint,
+    OUT last_eviction_at timestamptz)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_contention_info' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED ROWS 1;
+
+COMMENT ON FUNCTION contention_info() IS
+'What the view contention_info shows.';
+
+CREATE VIEW contention_info AS
+SELECT * FROM @extschema@.contention_info();
+
+GRANT SELECT ON contention_info TO PUBLIC;
+
+COMMENT ON VIEW contention_info IS
+'How full the view contention is: keys in all databases, and how many there is room for
+(pglock.max_contended_keys); how many keys were dropped to make room for others since the server started,
+so that their counts were lost, and when that happened last. No row if there are no such statistics:
+pglock.max_contended_keys is 0, or before PostgreSQL 17 postgres_lock is not in shared_preload_libraries.';
+
+--
 -- Comments
 --
 
@@ -103,7 +130,8 @@ other. A repeated key counts once. One timeout covers all of them. Errors as for
 COMMENT ON FUNCTION release(text, shared boolean) IS
 'Releases one level of this session''s session-scope hold: the newest, or with shared given the newest
 in that mode. true: released; false: there was nothing to release. Each acquire needs its own release.
-Release after COMMIT: with uncommitted writes it warns. Error 22004.';
+Release after COMMIT: with uncommitted writes it warns. Errors: 22004; 25006 instead of false on a
+standby, unless pglock.allow_on_standby is on.';
 
 COMMENT ON FUNCTION release_all() IS
 'Releases every session-scope level that this session took through this extension. Returns how many
@@ -114,10 +142,18 @@ COMMENT ON FUNCTION release_all(text[]) IS
 Returns how many levels that was. Error 22004.';
 
 COMMENT ON FUNCTION held(text) IS
-'Whether this session holds the lock, in any mode or scope. Error 22004.';
+'Whether this session holds the lock, in any mode or scope. Errors: 22004; 25006 instead of false on a
+standby, unless pglock.allow_on_standby is on.';
 
 COMMENT ON FUNCTION is_free(text) IS
-'Whether an exclusive try by a session that holds nothing would succeed now. Takes nothing. Error 22004.';
+'Whether an exclusive try by a session that holds nothing would succeed now. Takes nothing. Errors:
+22004; 25006 on a standby, which does not know the locks of the primary, unless pglock.allow_on_standby
+is on.';
+
+COMMENT ON FUNCTION holders(text) IS
+'The process ids of the sessions that hold the lock; 0 for a prepared transaction, as in
+pg_blocking_pids. Errors: 22004; 25006 on a standby, which does not know the locks of the primary, unless
+pglock.allow_on_standby is on.';
 
 COMMENT ON SEQUENCE tokens IS
 'An upper bound of all fencing tokens given out so far, in microseconds since 1970. token() keeps it
@@ -144,7 +180,8 @@ that a session holds in two modes, or took through this extension at two scopes,
 lock_id is NULL for locks with two integers as their key, pid for prepared transactions. key, scope,
 depth, held_since and token are published by the sessions, and NULL for what was taken only through the
 built-in functions. For sessions of other roles only members of pg_read_all_stats see them; everybody
-else sees <insufficient privilege> as the key, and NULL. Before PostgreSQL 17 other sessions publish
+else sees <insufficient privilege> as the key, and NULL. Error 25006 on a standby, which does not know the
+locks of the primary, unless pglock.allow_on_standby is on. Before PostgreSQL 17 other sessions publish
 nothing unless postgres_lock is in shared_preload_libraries.';
 
 COMMENT ON VIEW contention IS

@@ -29,6 +29,9 @@ struct area
 {
 	LWLock lock;
 	int keys;
+	int keys_in_use;
+	int64 evictions;
+	TimestampTz last_eviction_at;
 	int unused; /* the first of a list */
 	int oldest;
 	int newest;
@@ -84,6 +87,7 @@ forget(int i)
 	take_from_order(i);
 	e.next_in_bucket = shared->unused;
 	shared->unused = i;
+	shared->keys_in_use--;
 }
 
 /* The statistics of a key of this database, which are begun if there are none. */
@@ -104,7 +108,11 @@ find_or_add(const lock_key &key, TimestampTz now)
 	}
 
 	if (shared->unused == none)
+	{
 		forget(shared->oldest);
+		shared->evictions++;
+		shared->last_eviction_at = now;
+	}
 
 	int added = shared->unused;
 	entry &e = shared->entries[added];
@@ -117,6 +125,7 @@ find_or_add(const lock_key &key, TimestampTz now)
 	e.next_in_bucket = *bucket;
 	*bucket = added;
 	make_newest(added);
+	shared->keys_in_use++;
 	return e.of;
 }
 
@@ -238,6 +247,19 @@ for_each(void (*visit)(const statistics &, void *), void *argument)
 	for (int i = 0; i < count; i++)
 		visit(copies[i], argument);
 	pfree(copies);
+}
+
+std::optional<table_info>
+info()
+{
+	table_info answer;
+
+	if (!is_on())
+		return std::nullopt;
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	answer = {shared->keys_in_use, shared->keys, shared->evictions, shared->last_eviction_at};
+	LWLockRelease(&shared->lock);
+	return answer;
 }
 
 void

@@ -3,12 +3,13 @@
  *
  * Only sessions that have waited write here, after the wait, under one lightweight lock; who gets a
  * lock at once pays nothing. The table has room for a fixed number of keys: the one whose last wait
- * is longest ago makes room for another.
+ * is longest ago makes room for another, which is counted.
  */
 #pragma once
 
 #include "key.hpp"
 
+#include <optional>
 #include <type_traits>
 
 namespace pglock::contention
@@ -46,6 +47,18 @@ static_assert(std::is_trivially_destructible_v<statistics>);
 
 /* Calls `visit(statistics, argument)` for each key of this database. May raise. */
 void for_each(void (*visit)(const statistics &, void *), void *argument);
+
+/* How full the table is: of all databases, since it was made. */
+struct table_info
+{
+	int keys;
+	int max_keys;
+	int64 evictions; /* keys that made room for others */
+	TimestampTz last_eviction_at;
+};
+
+/* Nothing if there is no table. */
+std::optional<table_info> info();
 
 /* Forgets the keys of this database. */
 void reset();

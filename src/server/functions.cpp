@@ -13,6 +13,7 @@
 #include "lock.hpp"
 #include "registry.hpp"
 #include "shared.hpp"
+#include "standby.hpp"
 #include "token.hpp"
 #include "version.hpp"
 #include "views.hpp"
@@ -169,12 +170,53 @@ request_at_once_arguments(FunctionCallInfo fcinfo)
 	return {mode_argument(fcinfo, 1), scope_argument(fcinfo, 2), deadline::at_once};
 }
 
+/* Raises 25006 on a standby, whose answer would hold for its own sessions only. */
+void
+check_may_answer(const char *verb, const lock_key &key)
+{
+	if (standby::is_off_limits())
+		standby::refuse(psprintf("%s lock %s", verb, describe(key)));
+}
+
 bool
 is_held(const lock_key &key)
 {
 	context::check_no_parallel_worker();
 	return manager::holds({key.lock_id, mode::exclusive}) ||
 		   manager::holds({key.lock_id, mode::shared});
+}
+
+bool
+held(const lock_key &key)
+{
+	bool answer = is_held(key);
+
+	if (!answer)
+		check_may_answer("look up", key);
+	return answer;
+}
+
+bool
+is_free(const lock_key &key)
+{
+	check_may_answer("look up", key);
+	return !manager::is_wanted(key.lock_id);
+}
+
+Datum
+holders(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	check_may_answer("look up", key);
+	return return_holders(fcinfo, key);
+}
+
+/* What a session has taken, it may release anywhere. */
+bool
+release_held(const lock_key &key, std::optional<mode> only)
+{
+	if (!is_held(key))
+		check_may_answer("release", key);
+	return release(key, only);
 }
 
 Datum
@@ -239,10 +281,11 @@ using namespace pglock;
 PGLOCK_KEY_AND_RAW_FUNCTIONS(acquire, BoolGetDatum(acquire(key, request_arguments(fcinfo))))
 PGLOCK_KEY_AND_RAW_FUNCTIONS(try, BoolGetDatum(acquire(key, request_at_once_arguments(fcinfo))))
 PGLOCK_KEY_AND_RAW_FUNCTIONS(lock, call_lock(fcinfo, key))
-PGLOCK_KEY_AND_RAW_FUNCTIONS(release, BoolGetDatum(release(key, optional_mode_argument(fcinfo, 1))))
-PGLOCK_KEY_FUNCTIONS(held, BoolGetDatum(is_held(key)))
-PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(!manager::is_wanted(key.lock_id)))
-PGLOCK_KEY_FUNCTIONS(holders, return_holders(fcinfo, key))
+PGLOCK_KEY_AND_RAW_FUNCTIONS(release,
+							 BoolGetDatum(release_held(key, optional_mode_argument(fcinfo, 1))))
+PGLOCK_KEY_FUNCTIONS(held, BoolGetDatum(held(key)))
+PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(is_free(key)))
+PGLOCK_KEY_FUNCTIONS(holders, holders(fcinfo, key))
 PGLOCK_KEY_FUNCTIONS(token, Int64GetDatum(token(key)))
 PGLOCK_KEY_FUNCTIONS(lock_id, Int64GetDatum(key.lock_id))
 
@@ -253,5 +296,6 @@ PGLOCK_FUNCTION(release_all_keys, Int32GetDatum(static_cast<int32>(release_all(t
 PGLOCK_FUNCTION(session_holds, return_session_holds(fcinfo))
 PGLOCK_FUNCTION(lock_status, return_lock_status(fcinfo))
 PGLOCK_FUNCTION(contention_status, return_contention(fcinfo))
+PGLOCK_FUNCTION(contention_info, return_contention_info(fcinfo))
 PGLOCK_FUNCTION(contention_reset, reset_contention())
 PGLOCK_FUNCTION(registry_size, registry_size(fcinfo))

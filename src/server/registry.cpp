@@ -149,6 +149,17 @@ take_back(record &r)
 	set_version(r, r.version + 1);
 }
 
+void
+publish_copy(record &r, const record &of)
+{
+	uint32 version = r.version;
+
+	Assert(!r.is_published());
+	r = of;
+	r.version = version;
+	set_version(r, version + 1);
+}
+
 record *
 add_chunk(int chunk)
 {

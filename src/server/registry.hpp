@@ -109,6 +109,9 @@ void set_name(record &r, std::string_view name);
 /* Takes a record back. */
 void take_back(record &r);
 
+/* Publishes in a record what another one says, which nobody else could read. */
+void publish_copy(record &r, const record &of);
+
 constexpr int max_chunks = 20;
 
 /* How many records a chunk has. */

@@ -14,6 +14,7 @@
 #include "lock_table.hpp"
 #include "registry.hpp"
 #include "shared.hpp"
+#include "standby.hpp"
 
 #include <algorithm>
 #include <iterator>
@@ -455,6 +456,8 @@ return_lock_status(FunctionCallInfo fcinfo)
 {
 	lock_status status = {};
 
+	if (standby::is_off_limits())
+		standby::refuse("show locks");
 	context::check_no_parallel_worker();
 	InitMaterializedSRF(fcinfo, 0);
 	status.fcinfo = fcinfo;
@@ -484,6 +487,23 @@ return_contention(FunctionCallInfo fcinfo)
 {
 	InitMaterializedSRF(fcinfo, 0);
 	contention::for_each(put_contention, fcinfo);
+	return 0;
+}
+
+Datum
+return_contention_info(FunctionCallInfo fcinfo)
+{
+	row_builder<4> columns;
+	auto table = contention::info();
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (!table)
+		return 0;
+	columns.add(Int32GetDatum(table->keys));
+	columns.add(Int32GetDatum(table->max_keys));
+	columns.add(Int64GetDatum(table->evictions));
+	columns.add_time(table->last_eviction_at);
+	columns.put(fcinfo);
 	return 0;
 }
 

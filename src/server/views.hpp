@@ -16,6 +16,9 @@ Datum return_lock_status(FunctionCallInfo fcinfo);
 /* The rows of contention_status(): statistics of waits, for the view "contention". */
 Datum return_contention(FunctionCallInfo fcinfo);
 
+/* The row of contention_info(): how full those statistics are. */
+Datum return_contention_info(FunctionCallInfo fcinfo);
+
 /* The rows of session_holds(): this session's books. */
 Datum return_session_holds(FunctionCallInfo fcinfo);
 } // namespace pglock

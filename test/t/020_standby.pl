@@ -1,10 +1,12 @@
-# A lock taken on a standby would not exclude the primary's sessions: it is refused there, unless
-# that is wanted. What takes nothing works, and after promotion all does, in old sessions, too.
+# A lock taken on a standby would not exclude the primary's sessions, and which locks those hold is not
+# known there: to take one and to ask for holders is refused, unless this standby's own are meant. After
+# promotion all works, in old sessions, too.
 
 use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
+use CPAN::Meta::YAML;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -52,17 +54,48 @@ foreach my $call (
 is($session->query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), '0',
 	'nothing was taken');
 
-is( $session->query("SELECT pglock.is_free('k'), pglock.held('k'), pglock.release('k'),
-		pglock.release_all(), (SELECT count(*) FROM pglock.holders('k')),
-		(SELECT count(*) FROM pglock.locks), pglock.lock_id('5')"),
-	't|f|f|0|0|0|983116577831777608',
-	'what takes nothing works');
-
-# This session can't see the primary's locks: that is the reason for it all.
+# Nor is it said that nobody holds a lock: this session can't see what the primary's hold.
 my $on_primary = session($primary);
 
 is($on_primary->query("SELECT pglock.acquire('k')"), 't', 'the primary takes the lock');
-is($session->query("SELECT pglock.is_free('k')"), 't', 'the standby does not know of it');
+foreach my $question (
+	[ "SELECT pglock.is_free('k')", 'look up lock "k"' ],
+	[ "SELECT pglock.is_free(5)", 'look up lock "5"' ],
+	[ "SELECT pglock.held('k')", 'look up lock "k"' ],
+	[ "SELECT pglock.holders('k')", 'look up lock "k"' ],
+	[ "SELECT pglock.release('k')", 'release lock "k"' ],
+	[ "SELECT pglock.release_raw(5, true)", 'release lock id 5' ],
+	[ "SELECT pid FROM pglock.locks", 'show locks' ],
+	[ "SELECT key FROM pglock.lock_status()", 'show locks' ])
+{
+	my ($call, $what) = @$question;
+	my ($state, $errors) = sqlstate_and_errors($call);
+
+	is($state, '25006', "$call is refused");
+	like($errors, qr/ERROR:  cannot $what on a standby\nDETAIL: .*primary.*HINT: .*pglock\.allow_on_standby/s,
+		'... by its name, and says why, and what to do');
+}
+is( $session->query("SELECT pglock.release_all(), pglock.release_all('{k}'), pglock.lock_id('5'),
+		(SELECT count(*) FROM pglock.session_holds()), (SELECT count(*) FROM pglock.contention)"),
+	'0|0|983116577831777608|0|0',
+	'what is about this session and this server alone is answered');
+
+# What monitors and dumps a standby need not know.
+my $queries = CPAN::Meta::YAML->read_string(
+	slurp_file("$FindBin::RealBin/../../src/monitoring/postgres_lock_exporter.yaml"))->[0];
+
+sub exported
+{
+	my ($name) = @_;
+
+	$session->{stderr} = '';    # of what was refused
+	return scalar(() = $session->query_safe($queries->{$name}{query}) =~ /^postgres\|/mg);
+}
+
+is(exported('pglock_locks'), 0, 'the exporter counts no locks there');
+is(exported('pglock_contention'), 0, '... and its other queries run');
+$standby->command_ok([ 'pg_dump', '--dbname', $standby->connstr('postgres'), '--file', "$PostgreSQL::Test::Utils::tmp_check/dump.sql" ],
+	'pg_dump runs there');
 
 $session->query('SET pglock.allow_on_standby = on');
 is( $session->query("SELECT pglock.acquire('k'), pglock.try('k'), pglock.acquire('l', '1s'),
@@ -74,6 +107,13 @@ is( $session->query("SELECT pglock.held('k'), pglock.is_free('k'),
 		(SELECT string_agg(key || depth, ',' ORDER BY key) FROM pglock.locks)"),
 	't|f|t|k2,l1,m1,n1',
 	'... and are seen');
+
+is(exported('pglock_locks'), 6, '... and counted');
+$session->query('SET pglock.allow_on_standby = off');
+is( $session->query("SELECT pglock.held('k'), pglock.acquire_raw(1)"), '', 'no longer allowed: no more is taken');
+is( $session->query("SELECT pglock.held('k'), pglock.release('k'), pglock.held('k')"),
+	't|t|t', '... but what is held is known, and can be released');
+$session->query('SET pglock.allow_on_standby = on');
 
 # They exclude this standby's sessions, who can wait for them in every way.
 my $other = session($standby);
@@ -96,7 +136,7 @@ $standby->promote;
 $standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'no promotion';
 is($session->query("SELECT pglock.acquire('late')"), 't', 'promoted: an old session takes a lock');
 is($session->query("SELECT pglock.held('k'), pglock.held('m'), pglock.release_all()"),
-	't|t|5', 'what it held before, it still holds');
+	't|t|4', 'what it held before, it still holds');
 is(finish_waiting($other), '00000', 'who waited over the promotion gets the lock');
 is($standby->safe_psql('postgres', "SELECT pglock.acquire('new'), pglock.try('k')"), 't|t',
 	'a new session takes a lock');

@@ -302,13 +302,24 @@ sub keys_after
 	return query("SELECT string_agg(key || waits, ',' ORDER BY last_wait_at) FROM pglock.contention");
 }
 
+# how full the table is, and whose wait evicted a key last
+sub info
+{
+	return query('SELECT keys, max_keys, evictions,
+			(SELECT key FROM pglock.contention WHERE stats_since = last_eviction_at)
+		FROM pglock.contention_info');
+}
+
 $holder->query("SELECT pglock.acquire(i) FROM unnest('{a,b,c,d,e,f}'::text[]) i");
 is(keys_after('a', 'b', 'c'), 'a1,b1,c1', 'three keys');
+is(info(), '3|3|0|', '... fill the table');
 is(keys_after('a'), 'b1,c1,a2', '... the first again');
 is(keys_after('d'), 'c1,a2,d1', '... a fourth takes the place of the second');
+is(info(), '3|3|1|d', '... which is counted');
 is(keys_after('b'), 'a2,d1,b1', '... which comes back, anew');
 is(keys_after('b', 'a', 'b'), 'd1,a3,b3', '... and stays');
 is(keys_after('e', 'f'), 'b3,e1,f1', '... two more');
+is(info(), '3|3|4|f', '... so four places were taken');
 is($node->safe_psql('other', <<'END'), "t\nf", '... one of another database');
 BEGIN;
 SELECT pglock.acquire('k', scope => 'transaction');
@@ -318,7 +329,9 @@ COMMIT PREPARED 'p';
 END
 is(query("SELECT string_agg(key || waits, ',' ORDER BY last_wait_at) FROM pglock.contention"), 'e1,f1', '... takes a place, too');
 is($node->safe_psql('other', 'SELECT key, waits FROM pglock.contention'), 'k|1', '... for itself');
+is(info(), '3|3|5|', '... counted with the others');
 reset_statistics();
+is(info(), '1|3|5|', '... and left there by a reset of this one, which makes no room for others');
 is($node->safe_psql('other', 'SELECT key, waits FROM pglock.contention'), 'k|1', '... and keeps it when the others are forgotten');
 is(keys_after('a', 'b'), 'a1,b1', '... whose places are free again');
 is(keys_after('c', 'd'), 'b1,c1,d1', '... for as many as there are');
@@ -336,6 +349,7 @@ wait_for_waiter($node, 'k');
 is($holder->query("SELECT pglock.release('k')"), 't', '... and one');
 is(finish_waiting($waiter), '00000', '... not in vain');
 is(query('SELECT count(*), pglock.contention_reset() FROM pglock.contention'), '0|', '... nothing is recorded');
+is(query('SELECT count(*) FROM pglock.contention_info'), '0', '... so there is no table');
 is(query('SELECT count(*), count(key) FROM pglock.locks'), '1|1', '... while locks are shown');
 end_session($holder, $waiter);
 

@@ -82,7 +82,7 @@ sub columns
 	return map { keys %$_ } grep { !$usage || (values %$_)[0]{usage} =~ /^$usage$/ } @{ $queries->{$name}{metrics} };
 }
 
-is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_locks' ], 'the file has its queries');
+is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_locks' ], 'the file has its queries');
 
 foreach my $name (sort keys %$queries)
 {
@@ -91,7 +91,7 @@ foreach my $name (sort keys %$queries)
 
 	is_deeply([ map { s/\|.*//r } @described ], [ columns($name) ], "$name: its columns are those declared");
 	is_deeply([ grep { $types{$_} !~ /^(?:name|text|bigint)$/ } columns($name, 'LABEL') ], [], '... labels are names');
-	is_deeply([ grep { $types{$_} !~ /^(?:bigint|numeric|double precision)$/ } columns($name, 'GAUGE|COUNTER') ],
+	is_deeply([ grep { $types{$_} !~ /^(?:integer|bigint|numeric|double precision)$/ } columns($name, 'GAUGE|COUNTER') ],
 		[], '... all else are numbers');
 	is_deeply([ columns($name, 'COUNTER') ], [ grep { /_total$/ } columns($name) ], '... counters are called so');
 	is_deeply([ grep { ((values %$_)[0]{description} // '') eq '' } @{ $queries->{$name}{metrics} } ],
@@ -114,9 +114,9 @@ foreach my $role ('monitor', 'nobody')
 		my (undef, $rows) = $node->psql('postgres',
 			"SELECT count(*), count(DISTINCT ($labels)), count(*) FILTER (WHERE num_nulls($values) > 0)
 			 FROM ($queries->{$name}{query}) AS rows", extra_params => [ '-U', $role ]);
-		my $expected = $name eq 'pglock_locks' ? 6 : @keys + 1;
+		my %expected = (pglock_locks => 6, pglock_contention => @keys + 1, pglock_contention_info => 1);
 
-		is($rows, "$expected|$expected|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
+		is($rows, "$expected{$name}|$expected{$name}|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
 	}
 }
 make_idle();
@@ -237,7 +237,8 @@ subtest 'the exporter' => sub {
 			  foreach columns('pglock_locks', 'GAUGE');
 		}
 	}
-	unlike($metrics, qr/^pglock_contention/m, '... there is no contention');
+	unlike($metrics, qr/^pglock_contention_(?!info)/m, '... there is no contention');
+	is(value($metrics, 'pglock_contention_info_max_keys', 'datname="postgres"'), '1000', '... but room for some');
 
 	make_busy();
 
@@ -284,6 +285,8 @@ subtest 'the exporter' => sub {
 		is_between(value($metrics, 'pglock_contention_max_wait_seconds', $labels),
 			$max - 1e-9, $max + 1e-9, '... and the longest');
 	}
+
+	is(value($metrics, 'pglock_contention_info_keys', 'datname="postgres"'), @keys + 1, '... and how many keys there are');
 
 	# each metric that is declared is there, as what it is, and no other
 	my %types = $metrics =~ /^# TYPE (pglock_\w+) (\w+)$/mg;
