@@ -42,11 +42,11 @@ main() {
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
 row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
 
-# Says before anything happens what is to come. Two cases are measured in 15 pairs, and six in as many as PAIRS says.
+# Says before anything happens what is to come. Two cases are measured in 15 pairs, and eight in as many as PAIRS says.
 explain() {
 	cat <<-END
 		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
-		It takes about $(((2 * (2 * 15 + 6 * pairs) * seconds + 150) / 60)) minutes on an idle machine; on a busy one the figures mean little.
+		It takes about $(((2 * (2 * 15 + 8 * pairs) * seconds + 150) / 60)) minutes on an idle machine; on a busy one the figures mean little.
 
 		  ours, without   in ms: how long it takes, less is better; in /s: how often it is done in a second, more is better
 		  ratio           ours divided by without, of the pair of runs whose ratio is the median of all pairs
@@ -197,10 +197,30 @@ hold() {
 }
 
 view() {
-	local ours builtin ratio
-	hold 10000 measure "$pairs" ms 'SELECT * FROM pglock.locks' 'SELECT * FROM pg_locks'
+	local count
+	printf '%s\n' 'SELECT pg_advisory_lock(:client_id);' 'SELECT pg_advisory_unlock(:client_id);' >"$work/pair"
+	for count in 10000 100000; do
+		hold "$count" view_rows "$count"
+	done
+}
+
+view_rows() {
+	local ours builtin ratio of="$1 holds of another session"
+	local read_ours='SELECT * FROM pglock.locks' read_builtin='SELECT * FROM pg_locks'
+	measure 9 ms "$read_ours" "$read_builtin"
 	read -r ours builtin ratio < <(median_pair)
-	row 'the view with 10,000 holds of another session' ms "$ours" "$builtin" "$ratio" '<= 2' 1.2
+	row "the view with $of" ms "$ours" "$builtin" "$ratio" '<= 1.2' 1.0
+	measure "$pairs" tps_beside "$read_ours" "$read_builtin"
+	read -r ours builtin ratio < <(median_pair)
+	row 'lock + unlock, 2 clients, beside who reads it' /s "$ours" "$builtin" "$ratio" '>= 0.95' 1.0
+}
+
+# tps_beside STATEMENT: of the script `pair`, while the statement is run about five times a second
+tps_beside() {
+	say "$1;" >"$work/read"
+	pgbench -n -c 1 -R 5 -T "$seconds" -f "$work/read" &>/dev/null &
+	tps 2 "$work/pair"
+	wait $!
 }
 
 memory() {
