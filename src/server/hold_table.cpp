@@ -18,6 +18,51 @@ namespace
 lock_id_map<hold> index;
 hold *found_last = nullptr; /* what is taken is often given back next */
 
+/* Blocks that are private, and when to try again to publish them. */
+int private_blocks = 0;
+TimestampTz next_attempt_at = 0;
+constexpr int seconds_between_attempts = 5;
+
+TimestampTz
+next_attempt()
+{
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000 * seconds_between_attempts);
+}
+
+/* Publishes a private block, if there is memory for its chunk now. Never raises. */
+bool
+publish(int number)
+{
+	block &of = blocks[number];
+	registry::record *records = registry::add_chunk(number);
+
+	if (records == nullptr)
+		return false;
+	for (uint32 i = 0; i < registry::chunk_size(number); i++)
+	{
+		of.holds[i].published = &records[i];
+		if (of.holds[i].in_use)
+			registry::publish_copy(records[i], of.records[i]);
+	}
+	pfree(of.records);
+	of.records = records;
+	of.is_private = false;
+	private_blocks--;
+	return true;
+}
+
+/* Tries to publish what is private; seldom, since the server's log is told of every failure. */
+void
+publish_private_blocks()
+{
+	if (private_blocks == 0 || GetCurrentTimestamp() < next_attempt_at)
+		return;
+	next_attempt_at = next_attempt();
+	for (int i = 0; i < block_count; i++)
+		if (blocks[i].is_private && !publish(i))
+			return;
+}
+
 /* Makes the next block. Raises 53200. */
 void
 add_block()
@@ -36,7 +81,6 @@ add_block()
 	added.records = registry::add_chunk(block_count);
 	if (added.records == nullptr)
 	{
-		added.is_private = true;
 		added.records = static_cast<registry::record *>(
 			MemoryContextAllocExtended(memory(), sizeof(registry::record) * size,
 									   flags | MCXT_ALLOC_NO_OOM));
@@ -47,6 +91,9 @@ add_block()
 		}
 		for (uint32 i = 0; i < size; i++)
 			added.records[i].version = 1;
+		added.is_private = true;
+		private_blocks++;
+		next_attempt_at = next_attempt();
 	}
 	for (uint32 i = size; i-- > 0;)
 	{
@@ -66,7 +113,10 @@ drop_last_block()
 
 	pfree(dropped.holds);
 	if (dropped.is_private)
+	{
+		private_blocks--;
 		pfree(dropped.records);
+	}
 	else
 		registry::drop_chunk(block_count);
 	dropped = {};
@@ -95,6 +145,7 @@ hold &
 add(const lock_key &key)
 {
 	index.reserve(memory());
+	publish_private_blocks();
 
 	block &with_room = block_with_room();
 	hold &added = *with_room.free;
@@ -139,6 +190,9 @@ size()
 void
 trim()
 {
+	/* a session that never took a lock has no memory */
+	if (block_count == 0)
+		return;
 	/* one small block may stay; a large one only while more than half of what is before it is used
 	 */
 	while (block_count > 2 && blocks[block_count - 1].in_use == 0 &&

@@ -2,7 +2,8 @@
  * hold_table.hpp: the memory of this session's books: one hold for each lock, found by its lock id.
  *
  * Holds live in blocks, each of which goes with a chunk of the registry: the record that a hold
- * publishes is the one in its place. A hold keeps its address.
+ * publishes is the one in its place. A hold keeps its address. Where there was no memory for a
+ * chunk, nobody else sees the records of its block, until there is.
  */
 #pragma once
 

@@ -155,15 +155,17 @@ prepare()
 bool
 is_on()
 {
+	constexpr int seconds_between_attempts = 60; /* each is logged, and it may fail for ever */
 	static bool is_attached = false;
-	static bool has_failed = false;
+	static TimestampTz next_attempt_at = 0;
 
 	if constexpr (!compat::shared_memory_at_any_time)
 		return found != nullptr;
-	if (!is_attached && !has_failed && InterruptHoldoffCount == 0)
+	if (!is_attached && InterruptHoldoffCount == 0 && GetCurrentTimestamp() >= next_attempt_at)
 	{
 		is_attached = attempt(attach, nullptr);
-		has_failed = !is_attached;
+		next_attempt_at =
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 1000 * seconds_between_attempts);
 	}
 	return is_attached;
 }

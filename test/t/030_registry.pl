@@ -53,6 +53,12 @@ sub take
 	return $session->query("SELECT count(*) FILTER (WHERE pglock.acquire('$name' || i)) FROM generate_series(1, $count) i");
 }
 
+my $books = "SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'pglock'";
+
+is($node->safe_psql('postgres', "BEGIN; SAVEPOINT s; ROLLBACK TO s; COMMIT; $books"), '0',
+	'a session that takes no lock has no memory for its books');
+is($node->safe_psql('postgres', "SELECT pglock.acquire('k'); $books"), "t\n1", '... one that does has some');
+
 my $empty = size();
 my $no_segments = segment_count();
 
@@ -304,6 +310,22 @@ END
 	is($victim->query($parallel), $node->safe_psql('postgres', $parallel), 'with memory: its parallel queries run');
 	is(take($victim, 'more', 300), '300', '... it takes more');
 	cmp_ok(seen('count(key)', "key LIKE 'more%'"), '>', 0, '... of which others see more');
+
+	# what was taken without memory is published with the next lock, but that is not tried all the time
+	my $hidden = 1;
+
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		$victim->query_safe("SELECT pglock.acquire('next'), pglock.release('next')");
+		$hidden = seen('count(*) FILTER (WHERE key IS NULL)', 'pid = ' . pid_of($victim));
+		last if $hidden == 0;
+		select undef, undef, undef, 0.1;
+	}
+	is($hidden, 0, '... and at last all of them');
+	is( seen('count(*), count(DISTINCT key), sum(depth), count(held_since)', 'pid = ' . pid_of($victim)),
+		'400|400|400|400', '... with all there is to know');
+	is($victim->query('SELECT count(*), count(DISTINCT key), sum(depth) FROM pglock.locks WHERE pid = pg_backend_pid()'),
+		'400|400|400', '... which is what it sees itself');
 	$session = session($node);
 	is(take($session, 's', 100), '100', '... another session takes locks');
 	is(seen('count(*), count(key)', 'pid = ' . pid_of($session)), '100|100', '... of which others see all');
