@@ -5,7 +5,7 @@
 
 # Fills the folder DRIVERS, which the tests look into.
 find_drivers() {
-	asked_for 060_drivers 065_driver_matrix || return 0
+	asked_for 060_drivers 065_driver_matrix 066_interrupted || return 0
 	export DRIVERS=$work/drivers
 	as_server mkdir "$DRIVERS"
 	install_driver_packages
@@ -51,7 +51,7 @@ has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
 # Says in NODE_PATH where node-postgres is: npm has the newest one, and Debian one for when npm can't be asked.
 find_node_postgres() {
-	asked_for 060_drivers 063_pools 065_driver_matrix || return 0
+	asked_for 060_drivers 063_pools 065_driver_matrix 066_interrupted || return 0
 	export NODE_PATH=$work/npm/node_modules:/usr/share/nodejs
 	say 'installing with npm: pg'
 	install_node_postgres || run apt_get install --no-install-recommends node-pg || do_without node-postgres

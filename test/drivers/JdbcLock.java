@@ -14,17 +14,18 @@ import java.util.UUID;
 class JdbcLock {
     // [recipe]
     static AutoCloseable lock(Connection c, Object key, Duration timeout, boolean shared, String scope) throws SQLException {
-        boolean session = scope.equals("session");
-        try (var take = c.prepareStatement(session ? "CALL pglock.lock(?, ?::interval, ?)"
-                : "SELECT pglock.acquire(?, ?::interval, ?, 'transaction')")) {
-            take.setObject(1, key); take.setString(2, Objects.toString(timeout, null)); take.setBoolean(3, shared);
-            if (take.execute() && take.getResultSet().next() && !take.getResultSet().getBoolean(1))
-                throw new SQLException("no lock " + key, "55P03");
+        try (var take = c.prepareStatement("CALL pglock.lock(?, ?::interval, ?, ?)")) {
+            take.setObject(1, key); take.setString(2, Objects.toString(timeout, null));
+            take.setBoolean(3, shared); take.setString(4, scope);
+            take.execute();
         }
-        return !session ? () -> { } : () -> {
-            if (!c.getAutoCommit()) { c.rollback(); c.setAutoCommit(true); }
+        return !scope.equals("session") ? () -> { } : () -> {
             try (var release = c.prepareStatement("SELECT pglock.release(?, ?)")) {
+                if (!c.getAutoCommit()) { c.rollback(); c.setAutoCommit(true); }
                 release.setObject(1, key); release.setBoolean(2, shared); release.execute();
+            } catch (SQLException error) {
+                c.close();
+                throw error;
             }
         };
     }
@@ -44,6 +45,7 @@ class JdbcLock {
 
     static final BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
     static Connection connection;
+    static int prepareThreshold = 0;
 
     // Does what it is told until the end of the block that it is in: true; or of the input: false.
     static boolean block() throws Exception {
@@ -86,14 +88,44 @@ class JdbcLock {
                 }
             }
             case "begin" -> begin();
-            case "run" -> {
-                try (var statement = connection.createStatement(); var result = statement.executeQuery(words[1])) {
-                    result.next();
-                    say("row", result.getString(1));
-                }
-            }
+            case "interrupt" ->
+                interrupt(Integer.parseInt(words[2]), Integer.parseInt(words[3]), words[4].equals("bare"));
+            case "run" -> say("row", value(words[1]));
             case "fail" -> throw new Failure();
             default -> throw new IllegalArgumentException(words[0]);
+        }
+    }
+
+    // Has the socket time out while a lock is taken, and counts what comes of it.
+    static void interrupt(int rounds, int microseconds, boolean bare) throws Exception {
+        int interrupted = 0, left = 0, closed = 0;
+        for (; rounds > 0 && !(bare && left > 0); rounds--) {
+            connection.setNetworkTimeout(Runnable::run, 1 + (int) (Math.random() * microseconds / 1000));
+            try {
+                takeOnce(bare);
+            } catch (SQLException error) {
+                interrupted++;
+                if (connection.isClosed()) {
+                    closed++;
+                    connect();
+                } else {
+                    left++;
+                }
+            }
+        }
+        connection.setNetworkTimeout(Runnable::run, 0);
+        say("interrupted", "" + interrupted, "" + left, "" + closed);
+    }
+
+    static void takeOnce(boolean bare) throws Exception {
+        if (bare) {
+            value("SELECT pglock.acquire('raced', '60s')");
+            connection.setNetworkTimeout(Runnable::run, 0);
+            value("SELECT pglock.release_all()");
+        } else {
+            try (var held = lock(connection, "raced", Duration.ofSeconds(60), false, "session")) {
+                connection.setNetworkTimeout(Runnable::run, 0);
+            }
         }
     }
 
@@ -110,16 +142,27 @@ class JdbcLock {
         say("begun");
     }
 
+    static String value(String sql) throws SQLException {
+        try (var statement = connection.createStatement(); var result = statement.executeQuery(sql)) {
+            result.next();
+            return result.getString(1);
+        }
+    }
+
+    static void connect() throws SQLException {
+        // the driver has no sockets but those of TCP
+        connection = DriverManager.getConnection("jdbc:postgresql://127.0.0.1:" + System.getenv("PGPORT") + "/"
+                + System.getenv("PGDATABASE") + "?prepareThreshold=" + prepareThreshold
+                + "&user=" + System.getenv("PGUSER") + "&password=" + System.getenv("PGPASSWORD"));
+    }
+
     static void say(String... words) {
         System.out.println(String.join("\t", words));
     }
 
     public static void main(String[] arguments) throws Exception {
-        boolean prepared = arguments.length > 0 && arguments[0].equals("prepared");
-        // the driver has no sockets but those of TCP
-        connection = DriverManager.getConnection("jdbc:postgresql://127.0.0.1:" + System.getenv("PGPORT") + "/"
-                + System.getenv("PGDATABASE") + "?prepareThreshold=" + (prepared ? 1 : 0)
-                + "&user=" + System.getenv("PGUSER") + "&password=" + System.getenv("PGPASSWORD"));
+        if (arguments.length > 0 && arguments[0].equals("prepared")) prepareThreshold = 1;
+        connect();
         say("ready", connection.getMetaData().getDriverVersion());
         for (boolean more = true; more;) {
             try {

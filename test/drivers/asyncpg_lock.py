@@ -12,19 +12,42 @@ import worker
 # [recipe]
 @contextlib.asynccontextmanager
 async def lock(conn, key, timeout=None, shared=False, scope="session"):
-    if scope == "session":
-        await conn.execute("CALL pglock.lock($1, $2, $3)", str(key), timeout, shared)
-    elif not await conn.fetchval("SELECT pglock.acquire($1, $2, $3, $4)", str(key), timeout, shared, scope):
-        raise asyncpg.LockNotAvailableError(key)
+    held = None  # unknown until the server has answered
     try:
+        try:
+            await conn.execute("CALL pglock.lock($1, $2, $3, $4)", str(key), timeout, shared, scope)
+            held = True
+        except (asyncpg.PostgresError, asyncpg.InterfaceError):
+            held = False
+            raise
         yield
     except BaseException:
-        if scope == "session" and conn.is_in_transaction():
-            await conn.execute("ROLLBACK")
+        if scope == "session" and held is not False:
+            await clean_up(conn, str(key), shared, held)
         raise
-    finally:
-        if scope == "session":
-            await conn.execute("SELECT pglock.release($1, $2)", str(key), shared)
+    if scope == "session":
+        await release(conn, str(key), shared)
+
+
+async def clean_up(conn, key, shared, held):
+    try:
+        if conn.is_in_transaction():
+            await conn.execute("ROLLBACK")
+        if not held and await conn.fetchval("SELECT pglock.held($1)", key):
+            conn.terminate()  # an outer block may hold it too: closing is the only safe way
+    except BaseException:
+        conn.terminate()
+        raise
+    if held:
+        await release(conn, key, shared)
+
+
+async def release(conn, key, shared):
+    try:
+        await conn.execute("SELECT pglock.release($1, $2)", key, shared)
+    except BaseException:
+        conn.terminate()
+        raise
 # [end]
 
 
@@ -59,4 +82,5 @@ def sqlstate(error):
     return error.sqlstate
 
 
-worker.main_async(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main_async(sys.modules[__name__])

@@ -3,21 +3,27 @@
 use v5.36;
 use open qw(:std :encoding(UTF-8));
 use DBI;
+use Time::HiRes 'ualarm';
 use Time::Seconds;
 
 # [recipe]
 sub with_lock ($dbh, $key, $work, %options)
 {
-	my ($session, $shared) = (($options{scope} // 'session') eq 'session', $options{shared} ? 1 : 0);
-	my $take = $dbh->prepare(
-		$session ? 'CALL pglock.lock(?, ?, ?)' : "SELECT pglock.acquire(?, ?, ?, 'transaction')");
-	$take->execute($key, $options{timeout}, $shared);
-	die "no lock $key\n" unless $session || $take->fetchrow_array;
-
-	my $done = eval { $work->(); 1 };
+	my ($scope, $shared) = ($options{scope} // 'session', $options{shared} ? 1 : 0);
+	my $take = $dbh->prepare('CALL pglock.lock(?, ?, ?, ?)');
+	my $done = eval { $take->execute($key, $options{timeout}, $shared, $scope); $work->(); 1 };
 	my $error = $@;
-	$dbh->rollback unless $done || $dbh->{AutoCommit};
-	$dbh->do('SELECT pglock.release(?, ?)', undef, $key, $shared) if $session;
+
+	# a signal handler that dies does so when the call has ended: ask that, not $done
+	if (($take->{pg_cmd_status} // '') eq 'CALL')
+	{
+		my $given_back = eval {
+			$dbh->rollback unless $done || $dbh->{AutoCommit};
+			$dbh->do('SELECT pglock.release(?, ?)', undef, $key, $shared) if $scope eq 'session';
+			1;
+		};
+		$dbh->disconnect unless $given_back;
+	}
 	die $error unless $done;
 }
 # [end]
@@ -31,7 +37,14 @@ sub example ($dbh)
 }
 
 # a worker: see test/perl/Worker.pm
-my $dbh = DBI->connect('dbi:Pg:', undef, undef, { AutoCommit => 1, RaiseError => 1, PrintError => 0, PrintWarn => 0 });
+my $dbh;
+
+sub connect_anew
+{
+	$dbh = DBI->connect('dbi:Pg:', undef, undef, { AutoCommit => 1, RaiseError => 1, PrintError => 0, PrintWarn => 0 });
+	$dbh->{pg_server_prepare} = ($ARGV[0] // '') eq 'prepared';
+	$dbh->{pg_switch_prepared} = 1;
+}
 
 my %commands = (
 	lock => sub ($key, $type, $timeout, $shared, $scope) {
@@ -47,11 +60,13 @@ my %commands = (
 	},
 	transaction => sub {
 		begin();
-		block();
-		$dbh->commit;
+		eval { block(); $dbh->commit; 1 } or $dbh->rollback, die $@;
 		say 'committed';
 	},
 	begin => \&begin,
+	interrupt => sub ($how, $rounds, $microseconds, $manner) {
+		say join "\t", 'interrupted', interrupt($rounds, $microseconds, $manner eq 'bare');
+	},
 	run => sub ($sql) { say "row\t", $dbh->selectrow_array($sql) },
 	fail => sub { die "told to fail\n" });
 
@@ -59,6 +74,51 @@ sub begin
 {
 	$dbh->begin_work;
 	say 'begun';
+}
+
+# Has a signal handler die while a lock is taken, and counts what comes of it.
+sub interrupt ($rounds, $microseconds, $bare)
+{
+	my ($interrupted, $left, $closed) = (0, 0, 0);
+	local $SIG{ALRM} = sub { die "interrupted\n" };
+
+	for (; $rounds > 0 && !($bare && $left); $rounds--)
+	{
+		if (eval { take_once($bare, 1 + int rand $microseconds); 1 })
+		{
+			$dbh->do('SELECT pglock.release_all()') if $bare;
+			next;
+		}
+		die $@ unless $@ eq "interrupted\n";
+		$interrupted++;
+		if ($dbh->ping)
+		{
+			$left += $dbh->selectrow_array(
+				"SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'");
+			$dbh->do('SELECT pglock.release_all()');
+		}
+		else
+		{
+			$closed++;
+			connect_anew();
+		}
+	}
+	return ($interrupted, $left, $closed);
+}
+
+sub take_once ($bare, $microseconds)
+{
+	ualarm $microseconds;
+	if ($bare)
+	{
+		$dbh->do("SELECT pglock.acquire('raced', '60s')");
+	}
+	else
+	{
+		with_lock($dbh, 'raced', sub { ualarm 0 }, timeout => Time::Seconds->new(60));
+	}
+	ualarm 0;
+	return;
 }
 
 # Does what it is told until the end of the block that it is in: true; or of the input: false.
@@ -72,14 +132,13 @@ sub block
 		return 1 if $command eq 'end';
 		next if eval { $commands{$command}->(@values); 1 };
 		die $@ if $@ eq "told to fail\n";
-		say "error\t", $@ =~ /^no lock/ ? '55P03' : $dbh->state;
+		say "error\t", $dbh->state;
 	}
 	return 0;
 }
 
 $| = 1;
-$dbh->{pg_server_prepare} = ($ARGV[0] // '') eq 'prepared';
-$dbh->{pg_switch_prepared} = 1;
+connect_anew();
 say "ready\t$DBD::Pg::VERSION";
 while (1)
 {

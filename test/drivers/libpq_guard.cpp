@@ -111,7 +111,15 @@ command(const std::vector<std::string> &words)
 		say("begun");
 		if (words.at(0) != "transaction")
 			return;
-		block();
+		try
+		{
+			block();
+		}
+		catch (...)
+		{
+			run("ROLLBACK");
+			throw;
+		}
 		run("COMMIT");
 		say("committed");
 	}

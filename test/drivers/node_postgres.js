@@ -8,18 +8,34 @@ const pg = require("pg");
 const readline = require("readline");
 
 // [recipe]
-async function withLock(client, key, { timeout = null, shared = false, scope = "session" }, work) {
-  const take = scope === "session" ? "CALL pglock.lock($1, $2, $3)"
-    : "SELECT pglock.acquire($1, $2, $3, 'transaction') AS held";
-  const { rows } = await client.query(take, [key, timeout, shared]);
-  if (rows.length && !rows[0].held) throw Object.assign(new Error(`no lock ${key}`), { code: "55P03" });
+async function withLock(client, key, { timeout = null, shared = false, scope = "session", signal }, work) {
+  await take(client, [key, timeout, shared, scope], signal);
   try {
     return await work();
   } catch (error) {
-    await client.query("ROLLBACK");
+    await client.query("ROLLBACK").catch(() => client.end());
     throw error;
   } finally {
-    if (scope === "session") await client.query("SELECT pglock.release($1, $2)", [key, shared]);
+    if (scope === "session")
+      await client.query("SELECT pglock.release($1, $2)", [key, shared]).catch(() => client.end());
+  }
+}
+
+// If the program gives up before the server has answered, by `signal` or the driver's query_timeout, the server may
+// still grant the lock. Closing the connection is the only safe way.
+async function take(client, values, signal) {
+  const close = () => client.end();
+  signal?.throwIfAborted();
+  signal?.addEventListener("abort", close);
+  try {
+    await client.query("CALL pglock.lock($1, $2, $3, $4)", values);
+    signal?.throwIfAborted();
+  } catch (error) {
+    const answered = error.severity;
+    if (!answered) await client.end();
+    throw signal?.aborted ? signal.reason : error;
+  } finally {
+    signal?.removeEventListener("abort", close);
   }
 }
 // [end]
@@ -33,8 +49,8 @@ async function example() {
 }
 
 // a worker: see test/perl/Worker.pm
-const client = new pg.Client();
-const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+let client = new pg.Client();
+let lines;
 const failure = new Error("told to fail");
 
 const commands = {
@@ -53,8 +69,13 @@ const commands = {
   },
   async transaction() {
     await commands.begin();
-    await block();
-    await client.query("COMMIT");
+    try {
+      await block();
+      await client.query("COMMIT");
+    } catch (error) {
+      await client.query("ROLLBACK");
+      throw error;
+    }
     say("committed");
   },
   async begin() {
@@ -63,6 +84,14 @@ const commands = {
   },
   async run(sql) {
     say("row", (await client.query({ text: sql, rowMode: "array" })).rows[0][0]);
+  },
+  async interrupt(how, rounds, microseconds, manner) {
+    const race = { how, bare: manner === "bare", interrupted: 0, left: 0, closed: 0 };
+    for (; rounds > 0 && !(race.bare && race.left); rounds--) {
+      await interrupted(race, (Math.random() * microseconds) / 1e3);
+    }
+    await reconnect();
+    say("interrupted", race.interrupted, race.left, race.closed);
   },
   async fail() {
     throw failure;
@@ -88,6 +117,40 @@ async function block() {
   return false;
 }
 
+// Gives up after `milliseconds` while it takes a lock, and counts what came of it.
+async function interrupted(race, milliseconds) {
+  const giveUp = new AbortController();
+  await reconnect(race.how === "query_timeout" ? { query_timeout: Math.ceil(milliseconds) } : {});
+  const timer = race.how === "abort" && setTimeout(() => giveUp.abort(), milliseconds);
+  try {
+    if (race.bare) await Promise.race([client.query("SELECT pglock.acquire('raced', '60s')"), aborted(giveUp.signal)]);
+    else await withLock(client, "raced", { timeout: "60s", signal: giveUp.signal }, async () => clearTimeout(timer));
+  } catch {
+    race.interrupted++;
+    await look(race);
+  }
+  clearTimeout(timer);
+}
+
+function aborted(signal) {
+  return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+}
+
+async function look(race) {
+  const own = "SELECT count(*)::int AS locks FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'";
+  try {
+    race.left += (await client.query({ text: own, query_timeout: 60000 })).rows[0].locks;
+  } catch {
+    race.closed++;
+  }
+}
+
+async function reconnect(options) {
+  await client.end();
+  client = new pg.Client(options);
+  await client.connect();
+}
+
 // Has node-postgres prepare what has parameters: it does so for queries with a name.
 function prepare() {
   const query = client.query.bind(client);
@@ -95,6 +158,7 @@ function prepare() {
 }
 
 async function main() {
+  lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
   await client.connect();
   if (process.argv.includes("prepared")) prepare();
   say("ready", require("pg/package.json").version);
@@ -109,4 +173,5 @@ async function main() {
   await client.end();
 }
 
-main();
+if (require.main === module) main();
+else module.exports = { withLock };

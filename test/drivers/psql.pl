@@ -28,11 +28,10 @@ sub lock_and_release ($key, $type, $timeout, $shared, $scope)
 {
 	my $mode = $shared ? 'true' : 'false';
 	my $number_or_name = $type eq 'integer' ? $key : quoted($key);
-	my $arguments = join ', ', $number_or_name, quoted(length $timeout ? "$timeout ms" : ''), $mode;
-	my ($held, $state) =
-	  run($scope eq 'session' ? "CALL pglock.lock($arguments)" : "SELECT pglock.acquire($arguments, 'transaction')");
+	my $arguments =
+	  join ', ', $number_or_name, quoted(length $timeout ? "$timeout ms" : ''), $mode, quoted($scope);
+	my (undef, $state) = run("CALL pglock.lock($arguments)");
 
-	$state = '55P03' if $held eq "f\n";
 	return say "error\t$state" if $state ne '00000';
 	say 'held';
 	block();

@@ -5,27 +5,51 @@ import sys
 from datetime import timedelta
 
 import psycopg2
-import psycopg2.errors
 import psycopg2.extras
 import worker
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 
 # [recipe]
 @contextlib.contextmanager
 def lock(conn, key, timeout=None, shared=False, scope="session"):
     cursor = conn.cursor()
-    cursor.execute("CALL pglock.lock(%s, %s, %s)" if scope == "session" else
-                   "SELECT pglock.acquire(%s, %s, %s, 'transaction')", (key, timeout, shared))
-    if scope == "transaction" and not cursor.fetchone()[0]:
-        raise psycopg2.errors.LockNotAvailable(key)
+    held = None  # unknown until the server has answered
     try:
+        try:
+            cursor.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope))
+            held = True
+        except psycopg2.Error:
+            held = False
+            raise
         yield
     except BaseException:
-        cursor.execute("ROLLBACK")
+        if scope == "session" and held is not False:
+            clean_up(conn, key, shared, held or cursor.statusmessage == "CALL")
         raise
-    finally:
-        if scope == "session":
-            cursor.execute("SELECT pglock.release(%s, %s)", (key, shared))
+    if scope == "session":
+        release(conn, key, shared)
+
+
+def clean_up(conn, key, shared, held):
+    if conn.closed:
+        return
+    cursor = conn.cursor()
+    if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+        cursor.execute("ROLLBACK")
+    cursor.execute("SELECT pglock.held(%s)", (key,))
+    if held:
+        release(conn, key, shared)
+    elif cursor.fetchone()[0]:
+        conn.close()  # an outer block may hold it too: closing is the only safe way
+
+
+def release(conn, key, shared):
+    try:
+        conn.cursor().execute("SELECT pglock.release(%s, %s)", (key, shared))
+    except BaseException:
+        conn.close()
+        raise
 # [end]
 
 
@@ -62,8 +86,8 @@ def run(conn, sql):
 
 
 def sqlstate(error):
-    # what the recipe raises has no code of the server
-    return error.pgcode or "55P03"
+    return error.pgcode
 
 
-worker.main(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main(sys.modules[__name__])

@@ -1,30 +1,61 @@
 # psycopg 3 with asyncio. The connection is in autocommit (`AsyncConnection.connect(autocommit=True)`), and
 # `conn.transaction()` begins and commits.
 
+import asyncio
 import contextlib
 import sys
 from datetime import timedelta
 
 import psycopg
 import worker
+from psycopg.pq import TransactionStatus
 
 
 # [recipe]
 @contextlib.asynccontextmanager
 async def lock(conn, key, timeout=None, shared=False, scope="session"):
-    if scope == "session":
-        await conn.execute("CALL pglock.lock(%s, %s, %s)", (key, timeout, shared))
-    elif not (await (await conn.execute("SELECT pglock.acquire(%s, %s, %s, %s)", (key, timeout, shared, scope))).fetchone())[0]:
-        raise psycopg.errors.LockNotAvailable(key)
+    # a task of its own, which is not cancelled with this one: its answer says whether the lock is held
+    call = asyncio.ensure_future(conn.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope)))
     try:
+        await asyncio.shield(call)
         yield
     except BaseException:
-        if scope == "session" and conn.info.transaction_status:
-            await conn.execute("ROLLBACK")
+        await end_call(conn, call)
+        if scope == "session" and not call.exception():
+            await clean_up(conn, key, shared)
         raise
-    finally:
-        if scope == "session":
-            await conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
+    if scope == "session":
+        await release(conn, key, shared)
+
+
+async def end_call(conn, call):
+    try:
+        while not call.done():
+            # a cancel that is there before the call does nothing
+            await asyncio.to_thread(conn.cancel)
+            await asyncio.wait([call], timeout=1)
+        call.exception()
+    except BaseException:  # cancelled again, or the event loop ends
+        await conn.close()
+        raise
+
+
+async def clean_up(conn, key, shared):
+    status = conn.info.transaction_status
+    if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
+        await conn.close()
+        return
+    if status != TransactionStatus.IDLE:
+        await conn.execute("ROLLBACK")
+    await release(conn, key, shared)
+
+
+async def release(conn, key, shared):
+    try:
+        await conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
+    except BaseException:
+        await conn.close()
+        raise
 # [end]
 
 
@@ -61,4 +92,5 @@ def sqlstate(error):
     return error.sqlstate
 
 
-worker.main_async(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main_async(sys.modules[__name__])

@@ -7,24 +7,60 @@ from datetime import timedelta
 
 import psycopg
 import worker
+from psycopg.pq import TransactionStatus
 
 
 # [recipe]
 @contextlib.contextmanager
 def lock(conn, key, timeout=None, shared=False, scope="session"):
-    if scope == "session":
-        conn.execute("CALL pglock.lock(%s, %s, %s)", (key, timeout, shared))
-    elif not conn.execute("SELECT pglock.acquire(%s, %s, %s, %s)", (key, timeout, shared, scope)).fetchone()[0]:
-        raise psycopg.errors.LockNotAvailable(key)
+    cursor = conn.cursor()
+    held = None  # unknown until the server has answered
     try:
+        try:
+            cursor.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope))
+            held = True
+        except psycopg.Error:
+            held = False
+            raise
         yield
     except BaseException:
-        if scope == "session" and conn.info.transaction_status:
-            conn.execute("ROLLBACK")
+        if held is None:
+            held = end_call(conn, cursor)
+        if scope == "session" and held is not False:
+            clean_up(conn, key, shared, held)
         raise
-    finally:
-        if scope == "session":
-            conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
+    if scope == "session":
+        release(conn, key, shared)
+
+
+def end_call(conn, cursor):
+    """Ends a call that was interrupted. True if the lock was granted, None if that is unknown."""
+    commands = [cursor.statusmessage]
+    if conn.info.transaction_status == TransactionStatus.ACTIVE:
+        conn.cancel()
+        commands += [(result.command_status or b"").decode() for result in iter(conn.pgconn.get_result, None)]
+    return "CALL" in commands or None
+
+
+def clean_up(conn, key, shared, held):
+    status = conn.info.transaction_status
+    if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
+        conn.close()
+        return
+    if status != TransactionStatus.IDLE:
+        conn.execute("ROLLBACK")
+    if held:
+        release(conn, key, shared)
+    elif conn.execute("SELECT pglock.held(%s)", (key,)).fetchone()[0]:
+        conn.close()  # an outer block may hold it too: closing is the only safe way
+
+
+def release(conn, key, shared):
+    try:
+        conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
+    except BaseException:
+        conn.close()
+        raise
 # [end]
 
 
@@ -61,4 +97,5 @@ def sqlstate(error):
     return error.sqlstate
 
 
-worker.main(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main(sys.modules[__name__])

@@ -9,25 +9,57 @@ import sqlalchemy
 import sqlalchemy.exc
 import worker
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 
 # [recipe]
 @contextlib.asynccontextmanager
 async def lock(conn, key, timeout=None, shared=False, scope="session"):
+    if not isinstance(conn, AsyncConnection):
+        raise TypeError("a Session may leave its connection at commit: lock a Connection, and bind the Session to it")
     values = {"key": str(key), "timeout": timeout, "shared": shared, "scope": scope}
-    if not await conn.scalar(text("SELECT pglock.acquire(:key, :timeout, :shared, :scope)"), values):
-        raise TimeoutError(key)
+    held = None  # unknown until the server has answered
     try:
+        try:
+            held = await conn.scalar(text("SELECT pglock.acquire(:key, :timeout, :shared, :scope)"), values)
+        except sqlalchemy.exc.SQLAlchemyError:
+            held = False
+            raise
+        if scope == "session":
+            await conn.commit()  # a session that is idle in a transaction may be ended, and its locks with it
+        if not held:
+            raise TimeoutError(key)
         yield
         await conn.commit()
     except BaseException:
-        await conn.rollback()
+        if scope == "session" or held is not False:
+            await clean_up(conn, values, held)
         raise
-    finally:
-        if scope == "session":
-            await conn.execute(text("SELECT pglock.release(:key, :shared)"), values)
-            await conn.commit()
+    if scope == "session" and not await release(conn, values):
+        raise RuntimeError(f"the connection has been replaced, and the lock {key} was lost with it")
+
+
+async def clean_up(conn, values, held):
+    try:
+        await conn.rollback()
+        if held is None and await conn.scalar(text("SELECT pglock.held(:key)"), values):
+            await conn.invalidate()  # an outer block may hold it too: closing is the only safe way
+        await conn.rollback()
+    except BaseException:
+        await conn.invalidate()
+        raise
+    if held and values["scope"] == "session":
+        await release(conn, values)
+
+
+async def release(conn, values):
+    try:
+        held = await conn.scalar(text("SELECT pglock.release(:key, :shared)"), values)
+        await conn.commit()
+    except BaseException:
+        await conn.invalidate()
+        raise
+    return held
 # [end]
 
 
@@ -66,4 +98,5 @@ def sqlstate(error):
     return "55P03" if isinstance(error, TimeoutError) else error.orig.sqlstate
 
 
-worker.main_async(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main_async(sys.modules[__name__])

@@ -14,19 +14,51 @@ from sqlalchemy import text
 # [recipe]
 @contextlib.contextmanager
 def lock(conn, key, timeout=None, shared=False, scope="session"):
+    if not isinstance(conn, sqlalchemy.engine.Connection):
+        raise TypeError("a Session may leave its connection at commit: lock a Connection, and bind the Session to it")
     values = {"key": key, "timeout": timeout, "shared": shared, "scope": scope}
-    if not conn.scalar(text("SELECT pglock.acquire(:key, :timeout, :shared, :scope)"), values):
-        raise TimeoutError(key)
+    held = None  # unknown until the server has answered
     try:
+        try:
+            held = conn.scalar(text("SELECT pglock.acquire(:key, :timeout, :shared, :scope)"), values)
+        except sqlalchemy.exc.SQLAlchemyError:
+            held = False
+            raise
+        if scope == "session":
+            conn.commit()  # a session that is idle in a transaction may be ended, and its locks with it
+        if not held:
+            raise TimeoutError(key)
         yield
         conn.commit()
     except BaseException:
-        conn.rollback()
+        if scope == "session" or held is not False:
+            clean_up(conn, values, held)
         raise
-    finally:
-        if scope == "session":
-            conn.execute(text("SELECT pglock.release(:key, :shared)"), values)
-            conn.commit()
+    if scope == "session" and not release(conn, values):
+        raise RuntimeError(f"the connection has been replaced, and the lock {key} was lost with it")
+
+
+def clean_up(conn, values, held):
+    try:
+        conn.rollback()
+        if held is None and conn.scalar(text("SELECT pglock.held(:key)"), values):
+            conn.invalidate()  # an outer block may hold it too: closing is the only safe way
+        conn.rollback()
+    except BaseException:
+        conn.invalidate()
+        raise
+    if held and values["scope"] == "session":
+        release(conn, values)
+
+
+def release(conn, values):
+    try:
+        held = conn.scalar(text("SELECT pglock.release(:key, :shared)"), values)
+        conn.commit()
+    except BaseException:
+        conn.invalidate()
+        raise
+    return held
 # [end]
 
 
@@ -63,4 +95,5 @@ def sqlstate(error):
     return "55P03" if isinstance(error, TimeoutError) else error.orig.pgcode
 
 
-worker.main(sys.modules[__name__])
+if __name__ == "__main__":
+    worker.main(sys.modules[__name__])

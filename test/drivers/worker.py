@@ -12,6 +12,8 @@ import datetime
 import sys
 import uuid
 
+import interruption
+
 KEYS = {"text": str, "integer": int, "uuid": uuid.UUID}
 
 
@@ -20,9 +22,13 @@ class Failure(Exception):
 
 
 class Worker:
-    def __init__(self, driver, conn):
+    def __init__(self, driver, prepared):
         self.driver = driver
-        self.conn = conn
+        self.prepared = prepared
+        self.connect()
+
+    def connect(self):
+        self.conn = self.driver.connect(self.prepared)
 
     def main(self):
         say("ready", self.driver.module.__version__.split()[0])
@@ -69,6 +75,14 @@ class Worker:
     def run(self, sql):
         say("row", self.driver.run(self.conn, sql))
 
+    def run_quietly(self, sql):
+        return str(self.driver.run(self.conn, sql))
+
+    def interrupt(self, how, rounds, microseconds, manner):
+        race = interruption.Race(self, how, manner == "bare")
+        race.run(int(rounds), int(microseconds) / 1e6)
+        say("interrupted", race.interrupted, race.left, race.closed)
+
     def fail(self):
         raise Failure
 
@@ -78,7 +92,8 @@ class Awaiting:
 
     def __init__(self, driver):
         self.driver = driver
-        self.loop = asyncio.new_event_loop()
+        # it cancels what it runs at SIGINT
+        self.runner = asyncio.Runner()
 
     def __getattr__(self, name):
         attribute = getattr(self.driver, name)
@@ -89,18 +104,18 @@ class Awaiting:
     def wait_for(self, result):
         if hasattr(result, "__aenter__"):
             return self.within(result)
-        return self.loop.run_until_complete(result)
+        return self.runner.run(result)
 
     @contextlib.contextmanager
     def within(self, block):
-        self.loop.run_until_complete(block.__aenter__())
+        self.runner.run(block.__aenter__())
         try:
             yield
         except BaseException as error:
-            if not self.loop.run_until_complete(block.__aexit__(type(error), error, error.__traceback__)):
+            if not self.runner.run(block.__aexit__(type(error), error, error.__traceback__)):
                 raise
         else:
-            self.loop.run_until_complete(block.__aexit__(None, None, None))
+            self.runner.run(block.__aexit__(None, None, None))
 
 
 def say(*words):
@@ -109,9 +124,9 @@ def say(*words):
 
 def main(driver, close=lambda conn: conn.close()):
     """Serves a driver's module."""
-    conn = driver.connect("prepared" in sys.argv[1:])
-    Worker(driver, conn).main()
-    close(conn)
+    worker = Worker(driver, "prepared" in sys.argv[1:])
+    worker.main()
+    close(worker.conn)
 
 
 def main_async(driver):

@@ -50,14 +50,19 @@ sub add_python
 }
 
 # `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
-# are not CALLs. Some behave `otherwise` in one respect, as docs/drivers.md says.
-add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg');
-add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', unprepared_only => 1);
-add_python('psycopg 3', 'psycopg_lock.py', 'psycopg');
-add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg');
-add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', unprepared_only => 1, otherwise => 'no snapshot');
+# are not CALLs. Some behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may
+# suffer while it takes a lock; a driver that `closes` its connection then leaves no lock by itself.
+my @signals = ('SIGINT', 'signal');
+my @cancels = ('SIGINT', 'cancel', 'timeout');
+
+add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg', interruptions => \@cancels);
+add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', interruptions => \@signals, unprepared_only => 1);
+add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals);
+add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg', interruptions => \@cancels);
+add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interruptions => \@signals,
+	unprepared_only => 1, otherwise => 'no snapshot');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
-	prepared_only => 1, otherwise => 'no snapshot');
+	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
 
 my $jar = '/usr/share/java/postgresql.jar';
 
@@ -65,17 +70,21 @@ push @drivers,
   {
 	name => 'node-postgres',
 	check => [ 'node', '-e', 'require("pg")' ],
-	command => [ 'node', "$programs/node_postgres.js" ]
+	command => [ 'node', "$programs/node_postgres.js" ],
+	interruptions => [ 'abort', 'query_timeout' ]
   },
   {
 	name => 'JDBC',
 	check => [ 'sh', '-c', "javac -version && test -f $jar" ],
-	command => [ 'java', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-cp', $jar, "$programs/JdbcLock.java" ]
+	command => [ 'java', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-cp', $jar, "$programs/JdbcLock.java" ],
+	interruptions => ['socket timeout'],
+	closes => 1
   },
   {
 	name => 'DBD::Pg',
 	check => [ 'perl', '-MDBD::Pg', '-e', '1' ],
 	command => [ 'perl', "$programs/dbd_pg.pl" ],
+	interruptions => ['signal'],
 	calls_unprepared => 1
   },
   {

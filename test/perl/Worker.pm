@@ -10,6 +10,10 @@
 #   transaction                       begins a block that is a transaction: "begun", and "committed" after its end
 #   begin                             begins a transaction that nobody will end: "begun"
 #   run SQL                           "row" and the value
+#   interrupt HOW ROUNDS MICROSECONDS MANNER
+#                                     takes the lock `raced` by the recipe, or by its statement alone if MANNER is
+#                                     bare, and is interrupted within that time: "interrupted", how many times it
+#                                     was, how many locks were left, and how many connections were closed
 #   end                               leaves the innermost block
 #   fail                              raises an exception in the innermost block, which leaves all: "failed"
 #

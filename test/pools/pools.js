@@ -3,6 +3,7 @@
 "use strict";
 
 const { Client, Pool } = require("pg");
+const { withLock } = require("../drivers/node_postgres.js");
 
 const TAKE = {
   session: "SELECT pglock.acquire('pooled')",
@@ -27,7 +28,34 @@ async function giveBack(name, scope, end) {
   await pool.end();
 }
 
+// The driver gives up while the recipe waits, the client goes back, and then the lock is granted.
+async function queryTimeout() {
+  const pool = new Pool({ max: 1, query_timeout: 300 });
+  const holder = new Client();
+  await holder.connect();
+  await holder.query("SELECT pglock.acquire('pooled')");
+  const client = await pool.connect();
+  await withLock(client, "pooled", { timeout: "10s" }, () => console.log("node-postgres, query_timeout|got|it"))
+    .catch(() => {});
+  client.release();
+  await holder.end();
+  const { rows } = await pool.query("SELECT pglock.held('pooled') AS held");
+  console.log(`node-postgres, query_timeout|next user|${rows[0].held ? "holds it" : "does not hold it"}`);
+  await untilFree();
+  await report("node-postgres, query_timeout", "session");
+  await pool.end();
+}
+
+// The session that waited for a client that has gone ends when it gets the lock.
+async function untilFree() {
+  const client = new Client();
+  await client.connect();
+  await client.query("CALL pglock.lock('pooled', '60s')");
+  await client.end();
+}
+
 (async () => {
+  await queryTimeout();
   await giveBack("node-postgres", "session");
   await giveBack("node-postgres", "transaction", "COMMIT");
   await giveBack("node-postgres, not ended", "transaction");

@@ -46,9 +46,11 @@ my @behaviours = (
 		is($other->leave, 'released', '... until it has released it');
 		is($worker->answer, 'held', 'then the driver holds it');
 		is(holders($key), $worker->session, '... and nobody else');
+		# or idle_in_transaction_session_timeout would end it
+		is(activity($worker, 'state'), 'idle', '... and is in no transaction');
 		is($worker->leave, 'released', '... until its block ends');
 		is(holders($key), '', '... and no longer');
-		is(activity($worker, 'state'), 'idle', '... and is in no transaction');
+		is(activity($worker, 'state'), 'idle', '... and is in none then');
 	},
 	try => sub {
 		my ($worker, $key) = @_;
@@ -113,8 +115,8 @@ my @behaviours = (
 
 		$worker->ask('transaction');
 		is($worker->take($key, scope => 'transaction', timeout => 10), "error\t55P03", 'refused after a timeout');
-		is($worker->run("SELECT 'on'"), 'on', '... and the transaction goes on');
-		$worker->leave;
+		is($worker->ask('fail'), 'failed', '... which ends the transaction');
+		is($worker->run("SELECT 'on'"), 'on', '... and not the connection');
 		$other->leave;
 
 		$worker->ask('transaction');

@@ -1,4 +1,5 @@
-# Pools of connections in the program itself: what becomes of a lock as its connection goes back.
+# Pools of connections in the program itself: what becomes of a lock as its connection goes back, and how the recipes
+# of test/drivers get on with them.
 #
 # NODE_PATH in the environment says where node-postgres is.
 
@@ -43,11 +44,22 @@ is_deeply(
 	},
 	'Python');
 is_deeply(
+	found_by('/usr/bin/python3', '-B', "$folder/recipes.py"),
+	{
+		'Session' => 'refused',
+		map({ ("$_|second" => 'timed out', "$_|afterwards" => 'free') } 'pool of one', 'pool of several'),
+		'no recipe|second' => 'in as well',
+		map({ ("$_|signal while waiting" => 'free') } 'psycopg', 'psycopg2'),
+	},
+	'the recipes');
+is_deeply(
 	found_by('node', "$folder/pools.js"),
 	{
 		'node-postgres|session' => 'held',
 		'node-postgres|transaction' => 'free',
 		'node-postgres, not ended|transaction' => 'held',
+		'node-postgres, query_timeout|next user' => 'does not hold it',
+		'node-postgres, query_timeout|session' => 'free',
 	},
 	'node-postgres');
 is_deeply(
