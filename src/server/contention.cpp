@@ -48,11 +48,16 @@ struct area
 
 area *shared = nullptr;
 
-/* The wait that this session is in. */
+/*
+ * The wait that this session is in. A copy of the key: when the session ends the wait is counted by
+ * a callback, and another one may have freed the memory of the transaction before.
+ */
 struct
 {
-	const lock_key *key; /* nullptr: none */
-	TimestampTz since;
+	TimestampTz since; /* 0: none */
+	int64 lock_id;
+	bool has_name;
+	shown_name_buffer name;
 } waiting;
 
 void
@@ -92,15 +97,15 @@ forget(int i)
 
 /* The statistics of a key of this database, which are begun if there are none. */
 statistics &
-find_or_add(const lock_key &key, TimestampTz now)
+find_or_add(int64 lock_id, TimestampTz now)
 {
-	int *bucket = &shared->bucket(MyDatabaseId, key.lock_id);
+	int *bucket = &shared->bucket(MyDatabaseId, lock_id);
 
 	for (int i = *bucket; i != none; i = shared->entries[i].next_in_bucket)
 	{
 		entry &e = shared->entries[i];
 
-		if (e.of.lock_id != key.lock_id || e.database != MyDatabaseId)
+		if (e.of.lock_id != lock_id || e.database != MyDatabaseId)
 			continue;
 		take_from_order(i);
 		make_newest(i);
@@ -120,7 +125,7 @@ find_or_add(const lock_key &key, TimestampTz now)
 	shared->unused = e.next_in_bucket;
 	e.database = MyDatabaseId;
 	e.of = {};
-	e.of.lock_id = key.lock_id;
+	e.of.lock_id = lock_id;
 	e.of.since = now;
 	e.next_in_bucket = *bucket;
 	*bucket = added;
@@ -149,10 +154,10 @@ add_wait(statistics &s, outcome end, TimestampTz now)
 	int64 wait_time = Max(now - waiting.since, 0);
 
 	/* who waited for the bare id may not know the name */
-	if (waiting.key->name.data() != nullptr)
+	if (waiting.has_name)
 	{
 		if (!s.has_name)
-			show_name(waiting.key->name, s.name);
+			memcpy(s.name, waiting.name, sizeof(s.name));
 		s.has_name = true;
 		remember_role(s);
 	}
@@ -188,14 +193,18 @@ begin_wait(const lock_key &key)
 		before_shmem_exit(end_wait_with_session, 0);
 		is_registered = true;
 	}
-	waiting = {&key, GetCurrentTimestamp()};
+	waiting.since = GetCurrentTimestamp();
+	waiting.lock_id = key.lock_id;
+	waiting.has_name = key.name.data() != nullptr;
+	if (waiting.has_name)
+		show_name(key.name, waiting.name);
 	return waiting.since;
 }
 
 void
 end_wait(outcome end)
 {
-	if (waiting.key == nullptr)
+	if (waiting.since == 0)
 		return;
 	if (end != outcome::none && is_on())
 	{
@@ -204,10 +213,10 @@ end_wait(outcome end)
 		/* read under the lock, so that those who come later do not have earlier times */
 		TimestampTz now = GetCurrentTimestamp();
 
-		add_wait(find_or_add(*waiting.key, now), end, now);
+		add_wait(find_or_add(waiting.lock_id, now), end, now);
 		LWLockRelease(&shared->lock);
 	}
-	waiting.key = nullptr;
+	waiting.since = 0;
 }
 
 outcome

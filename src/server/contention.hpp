@@ -15,8 +15,8 @@
 namespace pglock::contention
 {
 /*
- * The session waits for the lock from now on, which is returned, until end_wait(). `key` stays
- * where it is until then. Where the session ends meanwhile, the wait was cancelled. Neither raises.
+ * The session waits for the lock from now on, which is returned, until end_wait(). Where the
+ * session ends meanwhile, the wait was cancelled. Neither raises.
  */
 TimestampTz begin_wait(const lock_key &key);
 
