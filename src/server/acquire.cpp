@@ -100,9 +100,10 @@ warn_of_waiting_with_snapshot(const lock_key &key)
 		return;
 	ereport(WARNING,
 			(errmsg("waiting for lock %s with a snapshot", describe(key)),
-			 errdetail("CALL pglock.lock() waits without one only as a statement of its own, "
-					   "outside a transaction block, first in its pipeline, and without volatile "
-					   "functions in its arguments."),
+			 errdetail(
+				 "CALL pglock.lock() waits without one only as a statement of its own, "
+				 "outside a transaction block, first in its pipeline, with no other cursor or "
+				 "portal open, and without volatile functions in its arguments."),
 			 errhint("Until the lock is acquired, VACUUM and CREATE INDEX CONCURRENTLY have to "
 					 "wait for this session.")));
 }
@@ -111,7 +112,7 @@ warn_of_waiting_with_snapshot(const lock_key &key)
 bool
 writes_are_unseen()
 {
-	return settings::warnings && context::has_written();
+	return settings::warnings && context::has_transaction_id();
 }
 
 void
@@ -138,28 +139,57 @@ warn_of_transaction_scope(const lock_key &key, std::optional<mode> only)
 	}
 }
 
-/* One lock of an acquire or acquire_all. */
 bool
-take_or_wait(const lock_key &key, const request &how)
+take(const lock_key &key, const request &how)
 {
 	naming_context naming(key);
 	bool held = holds::take(key, how.mode, how.scope);
 
-	if (!held && how.deadline != deadline::at_once)
-	{
-		warn_of_waiting(key);
-		held = holds::wait(key, how.mode, how.scope, how.deadline, manager::when_late::answer);
-	}
 	naming.end();
 	return held;
+}
+
+bool
+wait(const lock_key &key, const request &how)
+{
+	naming_context naming(key);
+	bool held = holds::wait(key, how.mode, how.scope, how.deadline);
+
+	naming.end();
+	return held;
+}
+
+/* One lock of an acquire or acquire_all. */
+bool
+take_or_wait(const lock_key &key, const request &how)
+{
+	if (take(key, how))
+		return true;
+	if (how.deadline == deadline::at_once)
+		return false;
+	warn_of_waiting(key);
+	return wait(key, how);
+}
+
+/* Gets ready to wait: without a snapshot if `call` allows it. */
+void
+drop_snapshot_or_warn(const lock_key &key, FunctionCallInfo call)
+{
+	if (context::may_end_transaction(call))
+		context::drop_snapshot();
+	else
+	{
+		warn_of_waiting_with_snapshot(key);
+		warn_of_waiting(key);
+	}
 }
 
 /* Takes those at the front of `keys` that can be had in time; says how many in `taken`. */
 void
 take_until_refused(std::span<const lock_key> keys, const request &how, volatile size_t &taken)
 {
-	while (taken < keys.size() && take_or_wait(keys[taken], how))
-		taken = taken + 1;
+	for (; taken < keys.size() && take_or_wait(keys[taken], how); taken = taken + 1)
+		CHECK_FOR_INTERRUPTS();
 }
 
 void
@@ -226,27 +256,19 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 	check_allowed(key, how);
 	warn_of_scope(key, how);
 
-	bool of_session = how.scope == scope::session;
-	bool may_end_transaction = of_session && context::may_end_transaction(call);
-	naming_context naming(key);
-	bool held = holds::take(key, how.mode, how.scope);
-
-	if (!held && how.deadline != deadline::at_once)
+	if (take(key, how))
+		return;
+	if (how.deadline != deadline::at_once)
 	{
-		if (may_end_transaction)
-			context::drop_snapshot();
+		if (how.scope == scope::session)
+			drop_snapshot_or_warn(key, call);
 		else
-		{
-			if (of_session)
-				warn_of_waiting_with_snapshot(key);
 			warn_of_waiting(key);
-		}
-		held = holds::wait(key, how.mode, how.scope, how.deadline, manager::when_late::raise);
+		if (wait(key, how))
+			return;
 	}
-	naming.end();
-	if (!held)
-		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-						errmsg("could not acquire lock %s in time", describe(key))));
+	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					errmsg("could not acquire lock %s in time", describe(key))));
 }
 
 bool

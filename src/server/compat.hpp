@@ -64,6 +64,17 @@ is_background_worker()
 #endif
 }
 
+/* Calls walker(node, context) for what is directly below a node of an expression. */
+inline bool
+walk_expression(Node *node, bool (*walker)(Node *, void *), void *context)
+{
+#if PG_VERSION_NUM >= 160000
+	return expression_tree_walker(node, walker, context);
+#else
+	return expression_tree_walker(node, reinterpret_cast<bool (*)()>(walker), context);
+#endif
+}
+
 /*
  * This process's number among those that may hold locks, which is its place among all PGPROCs.
  */

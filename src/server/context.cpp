@@ -3,8 +3,63 @@
  */
 #include "context.hpp"
 
+#include "compat.hpp"
+
 namespace pglock::context
 {
+namespace
+{
+/*
+ * Does the client's statement end the transaction that it began, as far as can be told now. In the
+ * extended protocol Sync does, which most clients send along with the statement.
+ */
+bool
+is_followed_by_end()
+{
+	bool is_simple = ActivePortal == nullptr || !ActivePortal->visible;
+
+	if (is_simple || MyProcPort == nullptr || whereToSendOutput != DestRemote)
+		return true;
+	if (!pq_buffer_has_data())
+		return false;
+	pq_startmsgread();
+	int next = pq_peekbyte();
+	pq_endmsgread();
+	return next == 'S';
+}
+
+/*
+ * Has the client portals beside the one that runs, which end with the transaction. Those of others
+ * are cursors that outlive their transactions.
+ */
+bool
+has_other_portals()
+{
+	Oid types[] = {TEXTOID};
+	Datum names[] = {CStringGetTextDatum(ActivePortal->name)};
+
+	SPI_connect();
+	SPI_execute_with_args("SELECT FROM pg_catalog.pg_cursor() AS portal WHERE NOT is_holdable "
+						  "AND name OPERATOR(pg_catalog.<>) $1",
+						  1, types, names, nullptr, false, 1);
+	bool found = SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+/* Has the expression a domain's constraints to check, which may be any functions. */
+bool
+checks_domain(Node *expression, void *)
+{
+	if (expression == nullptr)
+		return false;
+	if (IsA(expression, CoerceToDomain) &&
+		DomainHasConstraints(reinterpret_cast<CoerceToDomain *>(expression)->resulttype))
+		return true;
+	return compat::walk_expression(expression, checks_domain, nullptr);
+}
+} // namespace
+
 bool
 is_top_level()
 {
@@ -21,7 +76,7 @@ transaction_ends_with_statement()
 {
 	/* the later commands of a pipeline share their transaction as those of a block do */
 	return !IsTransactionBlock() && !IsSubTransaction() &&
-		   (MyXactFlags & XACT_FLAGS_PIPELINING) == 0 && is_top_level();
+		   (MyXactFlags & XACT_FLAGS_PIPELINING) == 0 && is_top_level() && is_followed_by_end();
 }
 
 void
@@ -40,18 +95,7 @@ has_fixed_snapshot()
 }
 
 bool
-command_has_failed()
-{
-	/*
-	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
-	 * transaction is not (yet) marked as to be rolled back.
-	 */
-	return ActivePortal == nullptr && error_context_stack == nullptr &&
-		   TransactionBlockStatusCode() != 'E';
-}
-
-bool
-has_written()
+has_transaction_id()
 {
 	return TransactionIdIsValid(GetTopTransactionIdIfAny());
 }
@@ -65,14 +109,18 @@ may_end_transaction(FunctionCallInfo call)
 		return false;
 	if (SPI_inside_nonatomic_context() || IsSubTransaction() || !is_top_level())
 		return false;
-	if (has_written() || (MyXactFlags & XACT_FLAGS_PIPELINING) != 0)
+	if (has_transaction_id() || (MyXactFlags & XACT_FLAGS_PIPELINING) != 0)
 		return false;
-
 	/* volatile functions in the arguments may have taken locks, or made settings, to last */
 	auto expression = reinterpret_cast<FuncExpr *>(call->flinfo->fn_expr);
 
-	return expression != nullptr && IsA(expression, FuncExpr) &&
-		   !contain_volatile_functions(reinterpret_cast<Node *>(expression->args));
+	if (expression == nullptr || !IsA(expression, FuncExpr))
+		return false;
+
+	auto arguments = reinterpret_cast<Node *>(expression->args);
+
+	return !contain_volatile_functions(arguments) && !checks_domain(arguments, nullptr) &&
+		   !has_other_portals();
 }
 
 void

@@ -19,14 +19,8 @@ void check_no_parallel_worker();
 /* Does the transaction read from a snapshot that it has taken already and will not renew. */
 bool has_fixed_snapshot();
 
-/*
- * For the callbacks of transactions: is one rolled back because the client's command has failed, as
- * opposed to errors that the command caught and rollbacks that were asked for.
- */
-bool command_has_failed();
-
-/* Has the transaction written, so that others will see something new when it commits. */
-bool has_written();
+/* Has the transaction an id: it has written, or locked rows or tables. */
+bool has_transaction_id();
 
 /*
  * Is `call`, of a procedure, the client's whole command and the first of its transaction, so that

@@ -17,8 +17,8 @@ namespace pglock
 /* What the books know of a lock in one mode, beside what is published. */
 struct possession
 {
-	LOCALLOCK *entry;		/* the lock manager's; nullptr: not held */
-	int64 taken_by_command; /* of the session's levels */
+	LOCALLOCK *entry; /* the lock manager's; nullptr: not held */
+	bool has_transaction_levels;
 	int64 of_builtins; /* levels of transaction scope that were there before the first of ours */
 	int64 seen_levels; /* what the lock manager had when the books were last in line with it, of */
 	int64 seen_of_session; /* both scopes and of session scope; 0: they may not be in line now */
@@ -30,11 +30,12 @@ struct hold
 	int64 lock_id;
 	registry::record *published;
 	possession by_mode[2];
-	level_stack levels;	 /* of session scope, taken through pglock */
-	TimestampTz command; /* the start of the client's command that last took a level */
-	hold *next_free;	 /* if it is not in use */
+	level_stack levels;		   /* of session scope, taken through pglock */
+	dlist_node of_transaction; /* in the list of those with levels of transaction scope */
+	bool is_of_transaction;
+	bool is_foreign; /* nothing of it was ever taken through pglock */
+	hold *next_free; /* if it is not in use */
 	bool in_use;
-	bool is_asked_for; /* but not granted yet, if ever: published so */
 	bool is_waited_for;
 	uint8 block;
 

@@ -11,12 +11,24 @@
 #include "hold_table.hpp"
 #include "module.hpp"
 
+#include <cstdlib>
+
 namespace pglock::holds
 {
 namespace
 {
-/* The start of the last command of the client that took a level of session scope. */
-TimestampTz last_taking_command = 0;
+/* Those with levels of transaction scope. */
+dlist_head of_transaction = DLIST_STATIC_INIT(of_transaction);
+
+/* The one that is asked for right now, or was when the lock manager raised an error. */
+hold *asked_for = nullptr;
+
+/* The last command that took a level of session scope, and the first of its transaction. */
+command::id first_taking_command = 0;
+command::id last_taking_command = 0;
+
+/* How many holds are foreign. */
+uint32 foreign_holds = 0;
 
 /* When there are this many holds, look for those that are no longer held. */
 constexpr uint32 smallest_prune_size = 64;
@@ -33,11 +45,8 @@ is_wanted(const hold &h)
 void
 forget_levels(hold &h, mode m, int64 count)
 {
-	int64 &taken = h.in(m).taken_by_command;
-
 	h.levels.remove(m, count);
 	h.in(m).seen_levels = 0;
-	taken = Max(taken - count, 0);
 }
 
 /* Publishes how many levels of a hold there are at that scope, if any were taken through pglock. */
@@ -53,34 +62,67 @@ set_depth(hold &h, mode m, scope s, int64 depth)
 	registry::store(state.depth, depth);
 }
 
+/* Notes whether a lock has levels of transaction scope in that mode, whoever took them. */
+void
+note_transaction_levels(hold &h, mode m, bool has_some)
+{
+	h.in(m).has_transaction_levels = has_some;
+	has_some =
+		h.in(mode::exclusive).has_transaction_levels || h.in(mode::shared).has_transaction_levels;
+	if (has_some == h.is_of_transaction)
+		return;
+	h.is_of_transaction = has_some;
+	if (has_some)
+		dlist_push_tail(&of_transaction, &h.of_transaction);
+	else
+		dlist_delete(&h.of_transaction);
+}
+
 /* Ends the possession of a lock in one mode. */
 void
 end_possession(hold &h, mode m)
 {
 	h.in(m).entry = nullptr;
+	note_transaction_levels(h, m, false);
 	for (scope s : scopes)
 		set_depth(h, m, s, 0);
 	if (m == mode::exclusive)
 		registry::store(h.published->token, int64{0});
 }
 
-/* Forgets that the lock was asked for and not granted: the lock manager may have raised an error.
- */
 void
-forget_request(hold &h)
+remove(hold &h)
 {
-	if (!h.is_asked_for || h.is_waited_for)
-		return;
+	if (h.is_of_transaction)
+		dlist_delete(&h.of_transaction);
+	foreign_holds -= h.is_foreign;
+	hold_table::remove(h);
+}
+
+/* Takes back that a lock is asked for; if it was granted, it stays published. */
+void
+retract(hold &h)
+{
+	asked_for = nullptr;
 	for (mode m : modes)
 		for (scope s : scopes)
 			if (h.published->in(m, s).since == 0)
 				registry::store(h.published->in(m, s).depth, int64{0});
-	h.is_asked_for = false;
+	if (!is_wanted(h))
+		remove(h);
+}
+
+/* The lock manager may have raised an error when it was asked. */
+void
+forget_request()
+{
+	if (asked_for != nullptr && !asked_for->is_waited_for)
+		retract(*asked_for);
 }
 
 /*
- * Brings the books of a lock in one mode in line with the lock manager. Called for all locks
- * whenever a statement ends, so it looks into what is published only if something has changed.
+ * Brings the books of a lock in one mode in line with the lock manager. It looks into what is
+ * published only if something has changed.
  */
 void
 refresh(hold &h, mode m)
@@ -109,6 +151,7 @@ refresh(hold &h, mode m)
 		forget_levels(h, m, ours - of_session);
 	set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
 	set_depth(h, m, scope::transaction, of_transaction > held.of_builtins ? of_transaction : 0);
+	note_transaction_levels(h, m, of_transaction > 0);
 	held.seen_levels = held.entry->nLocks;
 	held.seen_of_session = of_session;
 }
@@ -118,7 +161,6 @@ refresh(hold &h)
 {
 	for (mode m : modes)
 		refresh(h, m);
-	forget_request(h);
 }
 
 void
@@ -126,7 +168,7 @@ refresh_or_remove(hold &h)
 {
 	refresh(h);
 	if (!is_wanted(h))
-		hold_table::remove(h);
+		remove(h);
 }
 
 void
@@ -154,19 +196,20 @@ check_limit(const lock_key &key)
 {
 	hold *known = find(key.lock_id);
 	auto limit = static_cast<uint32>(settings::max_holds);
+	auto count = [] { return hold_table::size() - foreign_holds; };
 
-	if (known != nullptr && is_wanted(*known))
+	if (known != nullptr && is_wanted(*known) && !known->is_foreign)
 		return;
-	if (hold_table::size() >= limit)
+	if (count() >= limit)
 		prune();
-	if (hold_table::size() < limit)
+	if (count() < limit)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 			 errmsg("could not acquire lock %s: the session holds too many locks", describe(key)),
 			 errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
 					   "is %u.",
-					   hold_table::size(), limit),
+					   count(), limit),
 			 errhint("Release locks that are no longer needed, or have a superuser raise "
 					 "the limit.")));
 }
@@ -198,6 +241,8 @@ reserve(const lock_key &key)
 	hold &h = open_books(key);
 
 	h.levels.reserve(hold_table::memory());
+	foreign_holds -= h.is_foreign;
+	h.is_foreign = false;
 	return h;
 }
 
@@ -207,22 +252,9 @@ announce(hold &h, mode m, scope s)
 {
 	registry::hold_state &state = h.published->in(m, s);
 
+	asked_for = &h;
 	if (state.depth == 0)
 		registry::store(state.depth, int64{1});
-	h.is_asked_for = true;
-}
-
-/* The lock that was asked for is not to be had. */
-void
-retract(hold &h, mode m, scope s)
-{
-	registry::hold_state &state = h.published->in(m, s);
-
-	if (state.since == 0)
-		registry::store(state.depth, int64{0});
-	h.is_asked_for = false;
-	if (!is_wanted(h))
-		hold_table::remove(h);
 }
 
 void
@@ -239,6 +271,23 @@ begin_possession(hold &h, mode m, LOCALLOCK *entry)
 	manager::mark_unbroken(entry);
 	h.in(m) = {};
 	h.in(m).entry = entry;
+	note_transaction_levels(h, m, entry->nLocks > manager::session_levels(entry));
+}
+
+void
+note_taking(command::id by)
+{
+	if (!command::may_go_on(last_taking_command))
+		first_taking_command = by;
+	last_taking_command = by;
+}
+
+/* May that command have taken levels of session scope. */
+bool
+may_have_taken(command::id by)
+{
+	return by != 0 && std::abs(by) >= std::abs(first_taking_command) &&
+		   std::abs(by) <= std::abs(last_taking_command);
 }
 
 /* Books a level that the lock manager has just granted. Never raises. */
@@ -246,7 +295,6 @@ void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
 {
 	registry::hold_state &state = h.published->in(m, as);
-	TimestampTz command = GetCurrentStatementStartTimestamp();
 
 	if (h.in(m).entry == nullptr)
 		begin_possession(h, m, entry);
@@ -262,19 +310,19 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 			held.of_builtins = of_scope - 1;
 	}
 	set_depth(h, m, as, of_scope);
-	h.is_asked_for = false;
+	asked_for = nullptr;
 	held.seen_levels = 0;
 	if (as == scope::transaction)
-		return; /* its end, or its rollback, gives the level back */
-
-	if (h.command != command)
 	{
-		h.command = last_taking_command = command;
-		for (mode other : modes)
-			h.in(other).taken_by_command = 0;
+		note_transaction_levels(h, m, true);
+		return; /* its end, or its rollback, gives the level back */
 	}
-	held.taken_by_command++;
-	h.levels.push(m);
+
+	command::id by = command::current();
+
+	if (last_taking_command != by)
+		note_taking(by);
+	h.levels.push(m, by);
 }
 
 bool
@@ -283,7 +331,7 @@ book_if_taken(hold &h, mode m, scope as, LOCALLOCK *entry)
 	if (entry != nullptr)
 		book(h, m, as, entry);
 	else
-		retract(h, m, as);
+		retract(h);
 	return entry != nullptr;
 }
 
@@ -302,12 +350,21 @@ levels(const hold &h)
 	return h.levels.count(mode::exclusive) + h.levels.count(mode::shared);
 }
 
+/* Gives levels back that the books have forgotten. */
+void
+give_back_levels(hold &h, mode m, int64 count)
+{
+	h.in(m).seen_levels = 0;
+	for (int64 i = 0; i < count; i++)
+		manager::give_back({h.lock_id, m}, scope::session);
+}
+
+/* Gives the newest levels back. */
 void
 give_back(hold &h, mode m, int64 count)
 {
 	forget_levels(h, m, count);
-	for (int64 i = 0; i < count; i++)
-		manager::give_back({h.lock_id, m}, scope::session);
+	give_back_levels(h, m, count);
 }
 
 int64
@@ -339,7 +396,7 @@ take(const lock_key &key, mode m, scope as)
 }
 
 bool
-wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_late late)
+wait(const lock_key &key, mode m, scope as, TimestampTz deadline)
 {
 	hold &h = reserve(key);
 	LOCALLOCK *entry = nullptr;
@@ -349,13 +406,13 @@ wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_
 	registry::store(h.published->waiting_since, contention::begin_wait(key));
 	PG_TRY();
 	{
-		entry = manager::wait({key.lock_id, m}, as, deadline, late);
+		entry = manager::wait({key.lock_id, m}, as, deadline);
 	}
 	PG_CATCH();
 	{
 		contention::end_wait(contention::outcome_of_error());
 		end_wait(h);
-		retract(h, m, as);
+		retract(h);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
@@ -377,6 +434,7 @@ undo(const lock_key &key, mode m, scope as)
 	else
 		manager::give_back({key.lock_id, m}, scope::transaction);
 	refresh_or_remove(*h);
+	hold_table::trim();
 }
 
 std::optional<level>
@@ -415,7 +473,8 @@ give_back(const level &newest)
 	else
 		refresh(*h, newest.of.mode);
 	if (!is_wanted(*h))
-		hold_table::remove(*h);
+		remove(*h);
+	hold_table::trim();
 }
 
 int64
@@ -457,27 +516,43 @@ give_back_all()
 }
 
 void
-give_back_taken_by(TimestampTz command)
+give_back_taken_by(const command::failure &failed)
 {
-	if (last_taking_command != command)
+	if (!may_have_taken(failed.statement) && !may_have_taken(failed.commit))
 		return;
-	hold_table::for_each([=](hold &h) {
-		if (h.command != command)
+	hold_table::for_each([&](hold &h) {
+		if (h.levels.empty())
 			return;
 		refresh(h);
 		for (mode m : modes)
-			give_back(h, m, h.in(m).taken_by_command);
+			give_back_levels(h, m,
+							 h.levels.remove_taken_by(failed.statement, m) +
+								 h.levels.remove_taken_by(failed.commit, m));
 		refresh_or_remove(h);
 	});
+	hold_table::trim();
 }
 
 void
 refresh_all()
 {
+	forget_request();
 	if (hold_table::size() > 0)
 		prune();
-	else
-		hold_table::trim();
+}
+
+void
+refresh_transaction()
+{
+	forget_request();
+	for (dlist_node *node = of_transaction.head.next, *next; node != &of_transaction.head;
+		 node = next)
+	{
+		next = node->next;
+		refresh_or_remove(*reinterpret_cast<hold *>(reinterpret_cast<char *>(node) -
+													offsetof(hold, of_transaction)));
+	}
+	hold_table::trim();
 }
 
 int64 *
@@ -488,8 +563,12 @@ token_of(const lock_key &key)
 	if (entry == nullptr)
 		return nullptr;
 
+	bool is_foreign = hold_table::find(key.lock_id) == nullptr;
 	hold &h = open_books(key);
 
+	if (is_foreign)
+		foreign_holds++;
+	h.is_foreign |= is_foreign;
 	if (h.in(mode::exclusive).entry == nullptr)
 		begin_possession(h, mode::exclusive, entry);
 	return &h.published->token;

@@ -2,12 +2,14 @@
  * holds.hpp: this session's books: which locks it took through pglock, and how.
  *
  * The lock manager is the truth; the books only annotate it. They add to it the name of a lock,
- * since when it is held, in which order its levels were taken, and which of them the client's
- * current command took. Where locks went round the books (pg_advisory_unlock, DISCARD ALL, the end
- * of a transaction) they notice when they next look.
+ * since when it is held, in which order its levels were taken, and by which of the client's
+ * commands. Where locks went round the books (pg_advisory_unlock, DISCARD ALL, the end of a
+ * transaction) they notice when they next look: at a lock that is asked for, or at all when
+ * watch.cpp has them look.
  */
 #pragma once
 
+#include "command.hpp"
 #include "key.hpp"
 #include "lock.hpp"
 #include "registry.hpp"
@@ -23,7 +25,7 @@ namespace pglock::holds
 bool take(const lock_key &key, mode m, scope as);
 
 /* As take(), but waits, as manager::wait() does. */
-bool wait(const lock_key &key, mode m, scope as, TimestampTz deadline, manager::when_late late);
+bool wait(const lock_key &key, mode m, scope as, TimestampTz deadline);
 
 /*
  * Takes back the level that take() or wait() booked last of that lock, if the lock is still held.
@@ -55,12 +57,15 @@ int64 levels();
 int64 give_back_all(int64 lock_id);
 int64 give_back_all();
 
-/* Gives back the levels of session scope that this command, by its start, has taken. */
-void give_back_taken_by(TimestampTz command);
+/* Gives back the levels of session scope that the failed command has taken. */
+void give_back_taken_by(const command::failure &failed);
 
-/* Brings all of the books, and so what is published, in line with the lock manager. Never raises.
+/*
+ * Bring the books, and so what is published, in line with the lock manager: all of them, or only
+ * what ends with transactions and savepoints. Never raise.
  */
 void refresh_all();
+void refresh_transaction();
 
 /*
  * Where the token of this session's exclusive possession of a lock is kept, 0 if none was drawn;

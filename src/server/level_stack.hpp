@@ -1,13 +1,14 @@
 /*
- * level_stack.hpp: in which order the levels of one lock were taken.
+ * level_stack.hpp: in which order the levels of one lock were taken, and by which commands.
  *
  * A session may take one lock many times, in both modes, and gives the newest level back first.
- * Levels taken in a row in one mode are one run; two runs have room in place, so that who does not
- * mix modes needs no memory. What is newest is given back at once, however many runs there are.
- * Zeroed memory is an empty stack.
+ * Levels taken in a row in one mode by one command are one run, as are those of commands that have
+ * ended; two runs have room in place, so that who does not mix modes needs no memory. What is
+ * newest is given back at once, however many runs there are. Zeroed memory is an empty stack.
  */
 #pragma once
 
+#include "command.hpp"
 #include "lock.hpp"
 
 namespace pglock
@@ -19,19 +20,25 @@ class level_stack
 	void
 	reserve(MemoryContext context)
 	{
+		if (runs < runs_in_place + capacity_of_more)
+			return;
+		close_gaps(0);
 		if (runs == runs_in_place + capacity_of_more)
 			grow(context);
 	}
 
 	/* Never raises. */
 	void
-	push(mode taken)
+	push(mode taken, command::id by)
 	{
-		if (!empty() && top() == taken)
+		counts[static_cast<int>(taken)]++;
+		if (!empty() && top() == taken && at(runs - 1).by == by)
 			at(runs - 1).levels++;
 		else
-			at(runs++) = {1, taken};
-		counts[static_cast<int>(taken)]++;
+		{
+			close_gaps(Max(runs - 2, 0));
+			at(runs++) = {1, by, taken};
+		}
 	}
 
 	/* Removes the newest levels of that mode, at most `count`. */
@@ -54,6 +61,24 @@ class level_stack
 			changed = i;
 		}
 		close_gaps(changed);
+	}
+
+	/* Removes the levels of that mode that the command took, and says how many they were. */
+	int64
+	remove_taken_by(command::id by, mode taken)
+	{
+		int64 removed = 0;
+
+		for (int i = 0; i < runs; i++)
+			if (at(i).mode == taken && at(i).by == by)
+			{
+				removed += at(i).levels;
+				at(i).levels = 0;
+			}
+		counts[static_cast<int>(taken)] -= removed;
+		if (removed > 0)
+			close_gaps(0);
+		return removed;
 	}
 
 	/* Forgets all levels and frees the memory. */
@@ -90,6 +115,7 @@ class level_stack
 	struct run
 	{
 		int64 levels;
+		command::id by;
 		pglock::mode mode;
 	};
 	static constexpr int runs_in_place = 2;
@@ -117,8 +143,15 @@ class level_stack
 		capacity_of_more = capacity;
 	}
 
-	/* Drops empty runs, of which there is none before `first`; those of one mode that meet become
-	 * one. */
+	/* Would the levels of both runs be given back together, or never but one by one. */
+	static bool
+	belong_together(const run &a, const run &b)
+	{
+		return a.mode == b.mode &&
+			   (a.by == b.by || (!command::may_go_on(a.by) && !command::may_go_on(b.by)));
+	}
+
+	/* From `first` on, drops empty runs and makes one of those that belong together. */
 	void
 	close_gaps(int first)
 	{
@@ -128,7 +161,7 @@ class level_stack
 		{
 			if (at(i).levels == 0)
 				continue;
-			if (kept > 0 && at(kept - 1).mode == at(i).mode)
+			if (kept > 0 && belong_together(at(kept - 1), at(i)))
 				at(kept - 1).levels += at(i).levels;
 			else
 				at(kept++) = at(i);

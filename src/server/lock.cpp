@@ -45,20 +45,11 @@ check_client_is_there()
 }
 
 LOCALLOCK *
-wait(const lock &wanted, scope as, TimestampTz deadline, when_late late)
+wait(const lock &wanted, scope as, TimestampTz deadline)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	/* only a subtransaction can make an error undone */
-	bool in_subtransaction = late == when_late::answer && deadline != deadline::never;
 	LOCALLOCK *entry = nullptr;
 	volatile bool is_late = false;
-
-	if (in_subtransaction)
-	{
-		BeginInternalSubTransaction(nullptr);
-		MemoryContextSwitchTo(context);
-	}
 
 	PG_TRY();
 	{
@@ -69,29 +60,28 @@ wait(const lock &wanted, scope as, TimestampTz deadline, when_late late)
 		/* an error that was on its way when the lock came must find us here, not in the caller */
 		CHECK_FOR_INTERRUPTS();
 		check_client_is_there();
-		if (in_subtransaction)
-			ReleaseCurrentSubTransaction();
+		if (as == scope::transaction)
+		{
+			compat::lock_acquire(wanted.tag(), wanted.lockmode(), false, true, &entry);
+			give_back(wanted, scope::session);
+		}
 	}
 	PG_CATCH();
 	{
-		ErrorData *error = nullptr;
-
 		is_late = deadline::disarm() && geterrcode() == ERRCODE_QUERY_CANCELED;
+		/* leaves the queue, or takes the grant that has come meanwhile */
+		LockErrorCleanup();
 		if (holds(wanted))
 			give_back(wanted, scope::session);
-		if (!is_late && !in_subtransaction)
+		if (!is_late)
 			PG_RE_THROW();
-
+		/*
+		 * Our own deadline has ended the wait. That error can be dropped without a subtransaction
+		 * that cleans up after it: it was raised where the lock manager sleeps, with nothing held
+		 * but the place in the queue.
+		 */
 		MemoryContextSwitchTo(context);
-		if (!is_late)
-			error = CopyErrorData();
 		FlushErrorState();
-		if (in_subtransaction)
-			RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (!is_late)
-			ReThrowError(error);
 	}
 	PG_END_TRY();
 
@@ -100,13 +90,6 @@ wait(const lock &wanted, scope as, TimestampTz deadline, when_late late)
 		/* who asked for a cancel just behind our deadline is heard now */
 		CHECK_FOR_INTERRUPTS();
 		return nullptr;
-	}
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (as == scope::transaction)
-	{
-		compat::lock_acquire(wanted.tag(), wanted.lockmode(), false, true, &entry);
-		give_back(wanted, scope::session);
 	}
 	return entry;
 }

@@ -48,17 +48,12 @@ namespace manager
  */
 LOCALLOCK *take(const lock &wanted, scope as);
 
-enum class when_late { answer, raise };
-
 /*
  * Waits for a lock this session does not hold in that mode, until `deadline` at the latest.
- * nullptr: the deadline passed. Whatever is raised, and when nullptr is returned, the lock is not
- * held.
- *
- * With when_late::answer the transaction can go on after nullptr, at the cost of a subtransaction;
- * with when_late::raise the caller has to raise an error.
+ * nullptr: the deadline passed, and the transaction can go on. Whatever is raised, and when nullptr
+ * is returned, the lock is not held.
  */
-LOCALLOCK *wait(const lock &wanted, scope as, TimestampTz deadline, when_late late);
+LOCALLOCK *wait(const lock &wanted, scope as, TimestampTz deadline);
 
 /* Gives back one level that was taken at that scope; the caller knows there is one. */
 void give_back(const lock &held, scope as);

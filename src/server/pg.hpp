@@ -19,15 +19,20 @@ extern "C"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
+#include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_language.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "commands/discard.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/ilist.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -62,17 +67,24 @@ extern "C"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/portal.h"
 #include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
+#include "utils/typcache.h"
 #include "utils/uuid.h"
 #include "utils/wait_event.h"
 
-/* libpq/libpq.h has this, but needs the headers of every library the server was built with */
+/* libpq/libpq.h has these, but needs the headers of every library the server was built with */
 bool pq_check_connection(void);
+bool pq_buffer_has_data(void);
+void pq_startmsgread(void);
+int pq_peekbyte(void);
+void pq_endmsgread(void);
 }
 
 /* HOLD_INTERRUPTS() and RESUME_INTERRUPTS(), which increment a volatile: C++20 would rather not. */

@@ -1,0 +1,184 @@
+# What a command of the client is, by the protocol: when one fails, what it took at session scope is given
+# back, and what others took that were complete is kept. And what else depends on how statements are sent.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use PgLock;
+use Protocol;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('commands', conf => "shared_preload_libraries = 'postgres_lock'");
+my $client = Protocol->new($node);
+
+$node->safe_psql('postgres', <<'END');
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE taken (key text);
+CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pglock.acquire(NEW.key); RETURN NULL; END $$;
+CREATE CONSTRAINT TRIGGER take AFTER INSERT ON taken DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take();
+CREATE FUNCTION volatile_check(text) RETURNS boolean LANGUAGE sql AS $$ SELECT pglock.acquire('from a domain') $$;
+CREATE DOMAIN checked AS text CHECK (volatile_check(VALUE));
+END
+
+# SQLSTATEs, warnings too, and the values of rows, in the order in which they came.
+sub outcome
+{
+	return join ' ', map {
+			$_->[0] =~ /[EN]/ ? $_->[2]{C}
+		  : $_->[0] eq 'D' ? join(',', map { $_ // 'NULL' } @{ $_->[2] })
+		  : ()
+	} @_;
+}
+
+# What the client holds: as another session sees it, and as it sees it itself, which it can't in a failed
+# transaction.
+sub held
+{
+	my $holds = "SELECT coalesce(string_agg(key || depth, ' ' ORDER BY key), '') FROM pglock.locks WHERE pid = $client->{pid}";
+	my $seen = $node->safe_psql('postgres', $holds);
+
+	$client->ask('ROLLBACK') if $client->status eq 'E';
+	my $held = $client->ask($holds);
+
+	return $held eq $seen ? $held : "$held, but others see: $seen";
+}
+
+# Sends what was gathered, and says what came of it.
+sub is_outcome
+{
+	my ($outcome, $held, $name) = @_;
+
+	is(outcome($client->finish), $outcome, $name);
+	is(held(), $held, "... held: $held");
+	$client->ask('ROLLBACK; SELECT pglock.release_all()');
+	return;
+}
+
+sub pipeline
+{
+	my @statements = @_;
+
+	foreach my $statement (@statements)
+	{
+		$client->parse('', $statement)->bind('', '')->execute('');
+	}
+	return $client->sync;
+}
+
+#
+# A statement that is fetched in portions
+#
+
+my $failing = "SELECT pglock.acquire('j' || i), 1 / (4 - i) FROM generate_series(1, 9) i";
+
+foreach my $block ('', 'BEGIN', 'BEGIN; SAVEPOINT s')
+{
+	$client->ask($block) if $block;
+	$client->parse('', $failing)->bind('', '')->execute('', 2);
+	$client->sync if $block;
+	$client->execute('', 5)->sync;
+	is_outcome('t,0 t,0 t,1 22012', '', "a portal that fails in its second portion, " . ($block || 'alone'));
+}
+$client->parse('', "SELECT pglock.acquire('j' || i) FROM generate_series(1, 3) i")->bind('', '')->execute('', 2)->execute('', 2)->sync;
+is_outcome('t t t', 'j11 j21 j31', 'one that does not');
+
+# of two that are fetched by turns, each gives back its own
+$client->parse('a', "SELECT pglock.acquire('k'), 1 / (2 - i) FROM generate_series(1, 9) i")
+  ->parse('b', "SELECT pglock.acquire('k') FROM generate_series(1, 3)")
+  ->bind('a', 'a')->bind('b', 'b')->execute('a', 1)->execute('b', 2)->execute('b', 2)->execute('a', 1)->sync;
+is_outcome('t,1 t t t 22012', 'k3', 'two portals by turns: that which fails loses its own levels only');
+
+#
+# Pipelines
+#
+
+pipeline("SELECT pglock.acquire('a')", 'SELECT 1 / 0', "SELECT pglock.acquire('b')");
+is_outcome('t 22012', 'a1', 'a pipeline that fails: a statement that was complete keeps what it took');
+pipeline("SELECT pglock.acquire('a')", "SELECT pglock.acquire('b'), 1 / 0");
+is_outcome('t 22012', 'a1', '... the one that fails does not');
+pipeline("SELECT pglock.acquire('a')", 'INSERT INTO child VALUES (1)');
+is_outcome('t 23503', 'a1', 'one whose commit fails, the lock first');
+pipeline('INSERT INTO child VALUES (1)', "SELECT pglock.acquire('a')");
+is_outcome('t 23503', 'a1', '... the lock last');
+pipeline("INSERT INTO child SELECT 1 WHERE pglock.acquire('a')");
+is_outcome('23503', 'a1', '... both in one statement, which was complete');
+pipeline("INSERT INTO taken VALUES ('a')", "INSERT INTO child VALUES (1)");
+is_outcome('23503', '', '... what the commit itself took is given back');
+pipeline("INSERT INTO taken VALUES ('a')");
+is_outcome('', 'a1', '... if it fails');
+pipeline('BEGIN', "SELECT pglock.acquire('a')", 'INSERT INTO child VALUES (1)', 'COMMIT');
+is_outcome('t 23503', 'a1', 'a block in a pipeline whose COMMIT fails');
+
+#
+# Strings, which are one command
+#
+
+$client->query("SELECT pglock.acquire('a'); SELECT 1 / 0");
+is_outcome('t 22012', '', 'a string that fails gives back what its earlier statements took');
+$client->query("INSERT INTO child SELECT 1 WHERE pglock.acquire('a')");
+is_outcome('23503', '', '... also when its commit fails');
+$client->query("SELECT pglock.acquire('a'); INSERT INTO child VALUES (1)");
+is_outcome('t 23503', '', '... of more than one statement');
+$client->query("INSERT INTO taken VALUES ('a'); INSERT INTO child VALUES (1)");
+is_outcome('23503', '', '... or what the commit took');
+
+#
+# Transaction scope outside a block: warned of where the transaction is known to end with the statement
+#
+
+my $acquire = "SELECT pglock.acquire('a', scope => 'transaction')";
+
+pipeline($acquire, 'SELECT 1');
+is_outcome('t 1', '', 'the first of a pipeline is not warned');
+pipeline($acquire);
+is_outcome('25P01 t', '', 'one that Sync follows is');
+$client->parse('', $acquire)->bind('', '')->execute('', 0)->flush->send;
+$client->wait_for_input(60);
+is(outcome(wait_for_row()), 't', 'one whose end has not come yet is not');
+$client->sync->finish;
+$client->query($acquire);
+is_outcome('25P01 t', '', 'one of a simple query is');
+
+sub wait_for_row
+{
+	my @messages;
+
+	push @messages, $client->receive until grep { $_->[0] eq 'C' } @messages;
+	return @messages;
+}
+
+#
+# CALL lock ends the transaction only where nothing of the client's ends with it
+#
+
+my $holder = session($node);
+
+# The messages that come when the lock is released, which the client has to wait for.
+sub outcome_of_wait
+{
+	my ($key) = @_;
+
+	$holder->query("SELECT pglock.acquire('$key')");
+	$client->send;
+	wait_for_waiter($node, $key);
+	my $snapshot = $node->safe_psql('postgres', "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = $client->{pid}");
+	$holder->query("SELECT pglock.release('$key')");
+	my $outcome = outcome($client->finish);
+	$client->ask('SELECT pglock.release_all()');
+	return "$outcome, snapshot $snapshot";
+}
+
+$client->parse('', "CALL pglock.lock('a')")->bind('', '')->execute('')->sync;
+is(outcome_of_wait('a'), ', snapshot f', 'alone it waits without a snapshot');
+$client->parse('one', 'SELECT 1')->bind('one', 'one')->parse('', "CALL pglock.lock('a')")->bind('', '')->execute('')->execute('one')->sync;
+is(outcome_of_wait('a'), '01000 1, snapshot t', 'beside a portal that was bound it does not, and says so: the portal lives');
+$client->query("CALL pglock.lock('b'::checked)");
+is(outcome_of_wait('b'), '01000, snapshot t', '... nor with a domain whose check may have done anything');
+is(held(), '', 'nothing is held in the end');
+
+end_session($holder);
+stop_and_check_log($node);
+done_testing();
