@@ -88,7 +88,7 @@ BEGIN;
 SELECT pglock.acquire('x', scope => 'transaction');
 SELECT pglock.release('x');
 SELECT pglock.release('x', shared => false);
--- nothing is held in that mode: no warning
+-- nothing is held in that mode
 SELECT pglock.release('x', shared => true);
 SELECT pglock.release_raw(pglock.lock_id('x'));
 SELECT pglock.release_all(), pglock.release_all('{x}');

@@ -8,8 +8,10 @@
 
 #include "context.hpp"
 #include "deadline.hpp"
+#include "holders.hpp"
 #include "holds.hpp"
 #include "module.hpp"
+#include "writes.hpp"
 
 #include <algorithm>
 
@@ -17,6 +19,12 @@ namespace pglock
 {
 namespace
 {
+const char *
+adverb(mode m)
+{
+	return m == mode::shared ? "shared" : "exclusively";
+}
+
 /* Adds the lock's name to whatever is raised or logged while it is acquired. */
 class naming_context
 {
@@ -108,35 +116,69 @@ warn_of_waiting_with_snapshot(const lock_key &key)
 					 "wait for this session.")));
 }
 
-/* Would whoever gets a lock after us miss what this transaction has written. */
-bool
-writes_are_unseen()
-{
-	return settings::warnings && context::has_transaction_id();
-}
-
+/* Warns if whoever gets a lock after us would miss what this transaction has done. */
 void
 warn_of_unseen_writes(const char *what)
 {
+	writes::unseen unseen = settings::warnings ? writes::pending() : writes::unseen::nothing;
+
+	if (unseen == writes::unseen::nothing)
+		return;
 	ereport(WARNING, (errmsg("%s released before the transaction that has written commits", what),
-					  errdetail("The next holder cannot see what this transaction wrote."),
+					  unseen == writes::unseen::rows
+						  ? errdetail("The next holder cannot see what this transaction wrote.")
+						  : errdetail("The notifications it sent are delivered when it commits."),
 					  errhint("Release after COMMIT, or acquire at transaction scope.")));
 }
 
-/* Says why a lock that is held was not released: nothing of it is held at session scope. */
-void
-warn_of_transaction_scope(const lock_key &key, std::optional<mode> only)
+/* Warns if this session holds a lock otherwise than it was to be released. False: it does not hold
+ * it. */
+bool
+warn_of_other_hold(const lock_key &key, std::optional<mode> only)
 {
-	if (!settings::warnings)
-		return;
 	for (mode m : modes)
 	{
-		if (only.value_or(m) != m || !manager::holds({key.lock_id, m}))
+		if (!manager::holds({key.lock_id, m}))
 			continue;
-		ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
-						  errdetail("It is released when the transaction ends, not before.")));
-		return;
+		if (only.value_or(m) == m)
+			ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
+							  errdetail("It is released when the transaction ends, not before.")));
+		else
+			ereport(WARNING, (errmsg("lock %s is not held %s", describe(key), adverb(*only)),
+							  errdetail("This session holds it %s.", adverb(m))));
+		return true;
 	}
+	return false;
+}
+
+/*
+ * Says that there was nothing to release, as the built-in functions do, and why. Silent where
+ * nobody holds the lock and this session has never taken one: whoever cleans up to be safe need not
+ * know.
+ */
+void
+warn_of_nothing_released(const lock_key &key, std::optional<mode> only)
+{
+	if (!settings::warnings || warn_of_other_hold(key, only))
+		return;
+
+	const char *others = describe_other_holders(key);
+
+	if (others != nullptr || holds::has_taken_any())
+		ereport(WARNING, (errmsg("lock %s is not held by this session", describe(key)),
+						  others != nullptr ? errdetail("It is held by %s.", others) : 0));
+}
+
+/* Raises 55P03: a lock was not to be had in time. */
+[[noreturn]] void
+raise_timeout(const lock_key &key)
+{
+	const char *others = describe_other_holders(key);
+
+	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					errmsg("could not acquire lock %s in time", describe(key)),
+					others != nullptr ? errdetail("It is held by %s.", others) : 0,
+					errhint("%s", hint_at_parties(key))));
 }
 
 bool
@@ -188,8 +230,11 @@ drop_snapshot_or_warn(const lock_key &key, FunctionCallInfo call)
 void
 take_until_refused(std::span<const lock_key> keys, const request &how, volatile size_t &taken)
 {
-	for (; taken < keys.size() && take_or_wait(keys[taken], how); taken = taken + 1)
+	while (taken < keys.size() && take_or_wait(keys[taken], how))
+	{
+		taken = taken + 1;
 		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 void
@@ -267,8 +312,7 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 		if (wait(key, how))
 			return;
 	}
-	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					errmsg("could not acquire lock %s in time", describe(key))));
+	raise_timeout(key);
 }
 
 bool
@@ -280,10 +324,10 @@ release(const lock_key &key, std::optional<mode> only)
 
 	if (!newest)
 	{
-		warn_of_transaction_scope(key, only);
+		warn_of_nothing_released(key, only);
 		return false;
 	}
-	if (newest->is_last && writes_are_unseen())
+	if (newest->is_last)
 		warn_of_unseen_writes(psprintf("lock %s is", describe(key)));
 	holds::give_back(*newest);
 	return true;
@@ -293,7 +337,7 @@ int64
 release_all()
 {
 	context::check_no_parallel_worker();
-	if (writes_are_unseen() && holds::levels() > 0)
+	if (holds::levels() > 0)
 		warn_of_unseen_writes("locks are");
 	return holds::give_back_all();
 }
@@ -307,7 +351,7 @@ release_all(std::span<lock_key> keys)
 	keys = in_order(keys);
 	for (const lock_key &key : keys)
 		levels += holds::levels(key.lock_id);
-	if (levels > 0 && writes_are_unseen())
+	if (levels > 0)
 		warn_of_unseen_writes("locks are");
 
 	levels = 0;

@@ -71,7 +71,10 @@ walk_expression(Node *node, bool (*walker)(Node *, void *), void *context)
 #if PG_VERSION_NUM >= 160000
 	return expression_tree_walker(node, walker, context);
 #else
-	return expression_tree_walker(node, reinterpret_cast<bool (*)()>(walker), context);
+	/* declared without its parameters, which C takes for any */
+	auto untyped = reinterpret_cast<bool (*)()>(reinterpret_cast<void *>(walker));
+
+	return expression_tree_walker(node, untyped, context);
 #endif
 }
 
@@ -128,6 +131,48 @@ for_each_waiter(const LOCK &lock, Function function)
 #endif
 
 	for_each_element<PGPROC>(head, offset, function);
+}
+
+/* What pg_stat_activity knows of a process; nullptr: nothing. Valid until the snapshot is cleared.
+ */
+inline const PgBackendStatus *
+backend_status(int pid)
+{
+	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
+	{
+#if PG_VERSION_NUM >= 160000
+		const LocalPgBackendStatus *known = pgstat_get_local_beentry_by_index(i);
+#else
+		const LocalPgBackendStatus *known = pgstat_fetch_stat_local_beentry(i);
+#endif
+		if (known != nullptr && known->backendStatus.st_procpid == pid)
+			return &known->backendStatus;
+	}
+	return nullptr;
+}
+
+/*
+ * Calls visit(table) for each table to which the transaction has written, but for what was rolled
+ * back to a savepoint. Needs pgstat_track_counts.
+ */
+template <typename Visit>
+void
+for_each_written_table(Visit visit)
+{
+	for (const PgStat_SubXactStatus *nest =
+			 pgstat_get_xact_stack_level(GetCurrentTransactionNestLevel());
+		 nest != nullptr; nest = nest->prev)
+		for (const PgStat_TableXactStatus *t = nest->first; t != nullptr; t = t->next)
+		{
+#if PG_VERSION_NUM >= 160000
+			Oid table = t->parent->id;
+#else
+			Oid table = t->parent->t_id;
+#endif
+			if (t->tuples_inserted > 0 || t->tuples_updated > 0 || t->tuples_deleted > 0 ||
+				t->truncdropped)
+				visit(table);
+		}
 }
 
 /* As the server sees it, whatever this session has read of its settings. Under SyncRepLock. */

@@ -27,6 +27,8 @@ hold *asked_for = nullptr;
 command::id first_taking_command = 0;
 command::id last_taking_command = 0;
 
+bool any_was_taken = false;
+
 /* How many holds are foreign. */
 uint32 foreign_holds = 0;
 
@@ -311,6 +313,7 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 	}
 	set_depth(h, m, as, of_scope);
 	asked_for = nullptr;
+	any_was_taken = true;
 	held.seen_levels = 0;
 	if (as == scope::transaction)
 	{
@@ -475,6 +478,12 @@ give_back(const level &newest)
 	if (!is_wanted(*h))
 		remove(*h);
 	hold_table::trim();
+}
+
+bool
+has_taken_any()
+{
+	return any_was_taken;
 }
 
 int64

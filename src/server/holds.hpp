@@ -49,6 +49,9 @@ std::optional<level> newest(int64 lock_id, std::optional<mode> only);
 /* Gives back a level that newest() has just found. */
 void give_back(const level &newest);
 
+/* Has this session ever taken a lock through pglock. */
+bool has_taken_any();
+
 /* How many levels of session scope were taken through pglock: of one lock, or of all. */
 int64 levels(int64 lock_id);
 int64 levels();

@@ -152,23 +152,45 @@ take(void (*meanwhile)(const snapshot &, void *), void *argument)
 	return taken;
 }
 
-std::span<const int>
-holders(const LOCKTAG &tag)
+/* Calls visit(process, entry, number) for each process that holds one lock or waits for it. */
+template <typename Visit>
+static void
+for_each_party(const LOCKTAG &tag, Visit visit)
 {
 	uint32 hash = LockTagHashCode(&tag);
-	auto pids = static_cast<int *>(palloc(sizeof(int) * process_count()));
-	size_t count = 0;
+	auto partition = static_cast<int>(LockHashPartition(hash));
 
 	LWLockAcquire(LockHashPartitionLock(hash), LW_SHARED);
 	for (uint32 i = 0; i < process_count(); i++)
-		compat::for_each_lock(ProcGlobal->allProcs[i], static_cast<int>(LockHashPartition(hash)),
-							  [&](const PROCLOCK &entry) {
-								  if (entry.holdMask != 0 &&
-									  memcmp(&entry.tag.myLock->tag, &tag, sizeof(tag)) == 0)
-									  pids[count++] = ProcGlobal->allProcs[i].pid;
-							  });
+		compat::for_each_lock(ProcGlobal->allProcs[i], partition, [&](const PROCLOCK &entry) {
+			if (memcmp(&entry.tag.myLock->tag, &tag, sizeof(tag)) == 0)
+				visit(ProcGlobal->allProcs[i], entry, static_cast<int>(i));
+		});
 	LWLockRelease(LockHashPartitionLock(hash));
-	return {pids, count};
+}
+
+std::span<const holder>
+holders(const LOCKTAG &tag)
+{
+	auto found = static_cast<holder *>(palloc(sizeof(holder) * process_count()));
+	size_t count = 0;
+
+	for_each_party(tag, [&](const PGPROC &by, const PROCLOCK &entry, int number) {
+		if (entry.holdMask != 0)
+			found[count++] = {number, by.pid, by.roleId};
+	});
+	return {found, count};
+}
+
+bool
+has_waiters(const LOCKTAG &tag)
+{
+	bool found = false;
+
+	for_each_party(tag, [&](const PGPROC &by, const PROCLOCK &entry, int) {
+		found = found || by.waitLock == entry.tag.myLock;
+	});
+	return found;
 }
 
 blockers::blockers(const snapshot &of)

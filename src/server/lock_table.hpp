@@ -46,9 +46,19 @@ struct snapshot
  */
 snapshot take(void (*meanwhile)(const snapshot &, void *), void *argument);
 
-/* The pids of those who hold one lock, in whatever mode; 0 for a prepared transaction. May raise.
- */
-std::span<const int> holders(const LOCKTAG &tag);
+/* A process that holds a lock, or a prepared transaction. */
+struct holder
+{
+	int number; /* among all PGPROCs */
+	int pid;	/* 0: a prepared transaction */
+	Oid role;
+};
+
+/* Those who hold one lock, in whatever mode. May raise. */
+std::span<const holder> holders(const LOCKTAG &tag);
+
+/* Does any process wait for the lock. */
+bool has_waiters(const LOCKTAG &tag);
 
 /* Whom the processes that wait in a snapshot wait for. */
 class blockers

@@ -327,7 +327,7 @@ reader::copy_session(int process_number, int pid)
 }
 
 void
-reader::begin()
+reader::prepare()
 {
 	sessions = nullptr;
 	if (!shared::is_on())
@@ -337,16 +337,34 @@ reader::begin()
 		GenerationContextCreate(CurrentMemoryContext, "pglock registry", ALLOCSET_DEFAULT_SIZES);
 	sessions = static_cast<session **>(
 		MemoryContextAllocZero(memory, sizeof(session *) * static_cast<Size>(MaxBackends)));
-	for (int process = 0; process < MaxBackends; process++)
-	{
-		const slot &of = shared->slots[process];
-		int pid = load_first(of.pid);
+}
 
-		if (pid == 0 || of.database != MyDatabaseId || &of == mine || is_empty(of))
-			continue;
-		map_chunks(process);
-		copy_session(process, pid);
-	}
+void
+reader::read(int process_number)
+{
+	const slot &of = shared->slots[process_number];
+	int pid = load_first(of.pid);
+
+	if (pid == 0 || of.database != MyDatabaseId || &of == mine || is_empty(of))
+		return;
+	map_chunks(process_number);
+	copy_session(process_number, pid);
+}
+
+void
+reader::begin()
+{
+	prepare();
+	for (int process = 0; process < MaxBackends && sessions != nullptr; process++)
+		read(process);
+}
+
+void
+reader::begin(int process_number)
+{
+	prepare();
+	if (sessions != nullptr && process_number < MaxBackends)
+		read(process_number);
 }
 
 bool

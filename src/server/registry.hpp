@@ -149,8 +149,12 @@ publication *copy(const record &r, MemoryContext memory);
 class reader
 {
   public:
-	/* Copies it, in the current memory context. It takes its time, and may raise. */
+	/*
+	 * Copies it, of all sessions or of one process only, in the current memory context. It takes
+	 * its time, and may raise.
+	 */
 	void begin();
+	void begin(int process_number);
 
 	/*
 	 * Brings what was copied of that session up to date, while the lock table can't change. False:
@@ -180,6 +184,8 @@ class reader
 		chunk chunks[max_chunks];
 	};
 
+	void prepare();
+	void read(int process_number);
 	session &open(int process_number);
 	void map_chunks(int process_number);
 	void copy_chunk(chunk &of, uint32 size);

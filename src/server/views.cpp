@@ -15,6 +15,7 @@
 #include "registry.hpp"
 #include "shared.hpp"
 #include "standby.hpp"
+#include "visibility.hpp"
 
 #include <algorithm>
 #include <iterator>
@@ -82,14 +83,6 @@ template <int columns> class row_builder
 	bool nulls[columns];
 	int count = 0;
 };
-
-/* May the current user see the data of that role's sessions: the rule of pg_stat_activity. */
-bool
-may_see(Oid role)
-{
-	return (OidIsValid(role) && has_privs_of_role(GetUserId(), role)) ||
-		   has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
-}
 
 const char *
 name_of(mode m)
@@ -438,14 +431,15 @@ put_own_hold(const holds::row &row, void *fcinfo)
 Datum
 return_holders(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	std::span<const int> pids = lock_table::holders(lock{key.lock_id, mode::exclusive}.tag());
+	std::span<const lock_table::holder> holders =
+		lock_table::holders(lock{key.lock_id, mode::exclusive}.tag());
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	for (int pid : pids)
+	for (const lock_table::holder &by : holders)
 	{
 		row_builder<1> columns;
 
-		columns.add(Int32GetDatum(pid));
+		columns.add(Int32GetDatum(by.pid));
 		columns.put(fcinfo);
 	}
 	return 0;

@@ -15,6 +15,7 @@
 #include "command.hpp"
 #include "context.hpp"
 #include "holds.hpp"
+#include "writes.hpp"
 
 namespace pglock::watch
 {
@@ -69,10 +70,13 @@ at_transaction_end(XactEvent event, void *)
 }
 
 void
-at_subtransaction_event(SubXactEvent event, SubTransactionId, SubTransactionId, void *)
+at_subtransaction_event(SubXactEvent event, SubTransactionId id, SubTransactionId, void *)
 {
 	if (event == SUBXACT_EVENT_ABORT_SUB)
+	{
+		writes::forget(id);
 		give_back_if_command_failed();
+	}
 	/* ROLLBACK TO ends with the savepoint begun anew; a block of PL/pgSQL runs in a statement */
 	else if (event == SUBXACT_EVENT_START_SUB && ActivePortal == nullptr)
 		after_statement();
@@ -95,6 +99,7 @@ after_release(ResourceReleasePhase phase, bool is_commit, bool is_transaction, v
 			return;
 		bring_in_line();
 		in_doubt = doubt::nothing;
+		writes::forget();
 	}
 	else if (!is_commit)
 	{
@@ -148,8 +153,12 @@ on_object_access(ObjectAccessType access, Oid catalog, Oid object, int sub_id, v
 {
 	if (previous_object_access != nullptr)
 		previous_object_access(access, catalog, object, sub_id, argument);
-	if (access == OAT_FUNCTION_EXECUTE && (is_advisory(object) || is_alias_of_advisory(object)))
+	if (access != OAT_FUNCTION_EXECUTE)
+		return;
+	if (is_advisory(object) || is_alias_of_advisory(object))
 		in_doubt = doubt::everything;
+	else if (object == F_PG_NOTIFY)
+		writes::note_notification();
 }
 
 /* Does the query fire triggers after it has run, when it is finished; others may stay unfinished.
@@ -208,6 +217,8 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 		command::begin();
 	if (discards_locks(statement))
 		in_doubt = doubt::everything;
+	else if (IsA(statement->utilityStmt, NotifyStmt))
+		writes::note_notification();
 	process(statement, query, read_only_tree, context, parameters, environment, destination,
 			completion);
 	if (context == PROCESS_UTILITY_TOPLEVEL)

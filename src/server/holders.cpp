@@ -1,0 +1,90 @@
+/*
+ * holders.cpp: who holds a lock and who waits for it, in words.
+ */
+#include "holders.hpp"
+
+#include "compat.hpp"
+#include "lock_table.hpp"
+#include "registry.hpp"
+#include "visibility.hpp"
+
+namespace pglock
+{
+namespace
+{
+/* So many are named, and the others counted. */
+constexpr size_t most_named = 5;
+
+/* Since when a process holds the lock, in whatever mode and scope; 0: it has not published that. */
+TimestampTz
+held_since(const lock_table::holder &by, int64 lock_id)
+{
+	registry::reader reader;
+	TimestampTz since = 0;
+
+	reader.begin(by.number);
+	reader.for_each(by.number, [&](const registry::publication &p) {
+		if (p.lock_id != lock_id)
+			return;
+		for (mode m : modes)
+			for (scope s : scopes)
+				if (TimestampTz begun = p.in(m, s).since; begun != 0)
+					since = since == 0 ? begun : Min(since, begun);
+	});
+	reader.end();
+	return since;
+}
+
+void
+append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
+{
+	if (by.pid == 0)
+	{
+		appendStringInfoString(words, "a prepared transaction");
+		return;
+	}
+	appendStringInfo(words, "process %d", by.pid);
+	if (!may_see(by.role))
+		return;
+	if (const PgBackendStatus *status = compat::backend_status(by.pid);
+		status != nullptr && status->st_appname[0] != '\0')
+		appendStringInfo(words, " (%s)", status->st_appname);
+	if (TimestampTz since = held_since(by, lock_id); since != 0)
+		appendStringInfo(words, " since %s", timestamptz_to_str(since));
+}
+} // namespace
+
+const char *
+describe_other_holders(const lock_key &key)
+{
+	StringInfoData words;
+	size_t others = 0;
+
+	pgstat_clear_backend_activity_snapshot();
+	initStringInfo(&words);
+	for (const lock_table::holder &by :
+		 lock_table::holders(lock{key.lock_id, mode::exclusive}.tag()))
+	{
+		if (by.pid == MyProcPid || others++ >= most_named)
+			continue;
+		appendStringInfoString(&words, words.len > 0 ? ", " : "");
+		append_holder(&words, by, key.lock_id);
+	}
+	if (others > most_named)
+		appendStringInfo(&words, " and %zu more", others - most_named);
+	return others > 0 ? words.data : nullptr;
+}
+
+const char *
+hint_at_parties(const lock_key &key)
+{
+	bool may_wait_for_nobody = client_connection_check_interval == 0 &&
+							   lock_table::has_waiters(lock{key.lock_id, mode::exclusive}.tag());
+
+	return may_wait_for_nobody
+			   ? "The view pglock.locks shows who holds it and who waits. The clients of those who "
+				 "wait may be gone: the server notices if \"client_connection_check_interval\" is "
+				 "set."
+			   : "The view pglock.locks shows who holds it and who waits.";
+}
+} // namespace pglock

@@ -1,0 +1,80 @@
+/*
+ * writes.cpp: what a transaction has done that others do not see before it commits.
+ *
+ * Writes are known by the counts that PostgreSQL keeps for its statistics, which it undoes with a
+ * subtransaction. Without them (track_counts = off) a transaction that has an id counts as one that
+ * has written, although it may only have locked rows.
+ */
+#include "writes.hpp"
+
+#include "compat.hpp"
+
+namespace pglock::writes
+{
+namespace
+{
+/* The lowest of those subtransactions that have sent notifications and live. */
+SubTransactionId first_notifying = InvalidSubTransactionId;
+
+bool
+is_temporary(Oid table)
+{
+	HeapTuple found = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+
+	if (!HeapTupleIsValid(found))
+		return false;
+
+	bool temporary =
+		reinterpret_cast<Form_pg_class>(GETSTRUCT(found))->relpersistence == RELPERSISTENCE_TEMP;
+
+	ReleaseSysCache(found);
+	return temporary;
+}
+
+bool
+has_written_rows()
+{
+	bool uses_temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
+	bool written = false;
+
+	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		return false;
+	if (!pgstat_track_counts)
+		return true;
+	compat::for_each_written_table([&](Oid table) {
+		written =
+			written || !(uses_temporary && (IsCatalogRelationOid(table) || is_temporary(table)));
+	});
+	return written;
+}
+} // namespace
+
+unseen
+pending()
+{
+	if (has_written_rows())
+		return unseen::rows;
+	return first_notifying != InvalidSubTransactionId ? unseen::notifications : unseen::nothing;
+}
+
+void
+note_notification()
+{
+	if (first_notifying == InvalidSubTransactionId)
+		first_notifying = GetCurrentSubTransactionId();
+}
+
+void
+forget(SubTransactionId rolled_back)
+{
+	/* those in it began after it */
+	if (first_notifying >= rolled_back)
+		forget();
+}
+
+void
+forget()
+{
+	first_notifying = InvalidSubTransactionId;
+}
+} // namespace pglock::writes
