@@ -46,10 +46,12 @@ DECLARE
 	handed record;
 	new regprocedure;
 	privilege record;
+	path text := pg_catalog.current_setting('search_path');
 BEGIN
+	-- whoever may create in the extension's schema must not be able to stand in for the catalog's functions
+	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 	FOR handed IN
-		SELECT p.oid::regprocedure AS old, p.proacl, p.proargtypes[0]::regtype AS key_type,
-			   replace(p.proname, '_of_session', '') AS name
+		SELECT p.proacl, p.proargtypes[0]::regtype AS key_type, replace(p.proname, '_of_session', '') AS name
 		FROM pg_catalog.pg_proc AS p
 		WHERE p.pronamespace = '@extschema@'::regnamespace
 		  AND p.proname IN ('lock_of_session', 'lock_raw_of_session') AND p.proacl IS NOT NULL
@@ -66,6 +68,7 @@ BEGIN
 		DELETE FROM pg_catalog.pg_init_privs
 		WHERE classoid = 'pg_catalog.pg_proc'::regclass AND objoid = new;
 	END LOOP;
+	PERFORM set_config('search_path', path, true);
 END
 $$;
 
