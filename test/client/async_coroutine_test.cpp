@@ -195,6 +195,24 @@ TEST_F(Coroutine, WithLockTakesSeveralKeys)
 			  "true");
 }
 
+TEST_F(Coroutine, TakesSeveralKeysInBraces)
+{
+	EXPECT_EQ(
+		result_of([&]() -> awaitable<void> {
+			std::string third = "c";
+			auto guard = co_await pglock::async_acquire(context, session.get(), {"b", 42, third},
+														{.timeout = 5s}, use_awaitable);
+
+			EXPECT_FALSE(server::is_free("b") || server::is_free("42") || server::is_free("c"));
+			EXPECT_TRUE(co_await guard.async_unlock(use_awaitable));
+			co_await pglock::with_lock(session.get(), {"a", third}, {}, [&]() -> awaitable<void> {
+				EXPECT_FALSE(server::is_free("a") || server::is_free("c"));
+				co_return;
+			});
+		}),
+		"true");
+}
+
 TEST_F(Coroutine, WithLockTellsOfABusyConnection)
 {
 	failures heard;

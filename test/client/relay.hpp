@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 /// Passes one connection on to the server that has its socket in the folder PGHOST. Outlives it.
+/// Those who connect later are not answered.
 class relay
 {
   public:
@@ -28,7 +30,7 @@ class relay
 		sockaddr_un there = address((host != nullptr ? host : "") + name);
 
 		if (bind(client_, reinterpret_cast<sockaddr *>(&here), sizeof here) != 0 ||
-			listen(client_, 1) != 0 ||
+			listen(client_, 16) != 0 ||
 			connect(server_, reinterpret_cast<sockaddr *>(&there), sizeof there) != 0)
 			throw std::runtime_error("can't relay to " + name);
 		thread_ = std::thread([this] { run(); });
@@ -50,6 +52,13 @@ class relay
 	folder() const noexcept
 	{
 		return folder_;
+	}
+
+	/// From now on it takes what it is sent, and passes nothing on but the end of the connection.
+	void
+	freeze() noexcept
+	{
+		is_frozen_ = true;
 	}
 
   private:
@@ -97,6 +106,8 @@ class relay
 
 		for (ssize_t length = 0; (length = read(from, data.data(), data.size())) > 0;)
 		{
+			if (is_frozen_)
+				continue;
 			std::this_thread::sleep_for(delay_);
 			for (ssize_t sent = 0, now = 0; sent < length; sent += now)
 				if ((now = send(to, data.data() + sent, static_cast<std::size_t>(length - sent),
@@ -107,6 +118,7 @@ class relay
 	}
 
 	std::chrono::microseconds delay_;
+	std::atomic<bool> is_frozen_ = false;
 	std::string folder_ = new_folder();
 	int client_;
 	int server_;

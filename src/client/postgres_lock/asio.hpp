@@ -11,31 +11,41 @@
 // strand. The library sets the connection to non-blocking while an operation is under way.
 //
 // An executor can be given by its context, too. As with Asio's own objects, the context has to
-// outlive the locks. If it ends while an operation is under way, the connection is left with a
-// command that has not ended, and should be closed.
+// outlive the locks. If it ends while an operation is under way, the connection is shut down.
 //
 // Cancellation: an operation that takes a lock can be cancelled at any time, with cancellation of
 // any type. It then interrupts the server, and completes with `asio::error::operation_aborted` (as
 // a `std::system_error`) when the server has stopped: nothing is held by it, the connection can be
 // used, and a transaction that was open still is. Only a lock at transaction scope that was free is
 // taken all the same, when the cancellation comes too late. Other operations take one round trip,
-// and go on. The server is interrupted over a connection of its own, in a thread of the library's;
-// on a network that has failed that takes until the system gives up (see libpq's tcp_user_timeout),
-// and the operation and the end of the context wait for it.
+// and go on. But a server or pooler that has stopped answering keeps nobody waiting: an operation
+// of any kind that has been cancelled ends after a second, and has shut the connection down. So
+// does one whose object has ended. Cancellation that has neither of the types `terminal` and `all`
+// leaves the connection open, and waits for the server.
+//
+// From version 17 on libpq interrupts the server without waiting. Earlier ones wait until it has
+// heard of that, which a thread of the library's does. On a network that has failed the thread
+// lives until the system gives up (see libpq's tcp_user_timeout); nobody waits for it.
+//
+// Should somebody use the connection nevertheless while a lock is waited for, and read the answer,
+// as `PQexec` does, the operation gives back what it has got, and fails with `error`.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <exception>
-#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <stdexcept>
-#include <stop_token>
 #include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <stop_token>
+#endif
 
 #include <asio.hpp>
 
@@ -49,6 +59,7 @@
 
 namespace pglock
 {
+#if defined(__cpp_lib_jthread)
 /// Requests stop when the session has ended, and its locks with it: within a quarter of a second
 /// after this machine has heard of it (of a network that fails without a word it hears by TCP's
 /// keepalives). Completes then, and when somebody else has requested stop; until then it is under
@@ -64,6 +75,7 @@ async_watch(const detail::executor_argument &executor, connection_ref connection
 	return detail::start_watch(executor, connection, connection.session(), stop,
 							   std::forward<Token>(token));
 }
+#endif
 
 /// A `lock` whose functions don't wait. It neither copies nor moves.
 class async_lock
@@ -144,6 +156,7 @@ class async_lock
 									  std::forward<Token>(token));
 	}
 
+#if defined(__cpp_lib_jthread)
 	/// See `pglock::async_watch()`.
 	template <typename Token>
 	auto
@@ -151,6 +164,7 @@ class async_lock
 	{
 		return detail::start_watch(held_, stop, std::forward<Token>(token));
 	}
+#endif
 
 	/// See `lock::locked()`.
 	[[nodiscard]] bool
@@ -245,6 +259,7 @@ class [[nodiscard]] async_guard
 									  std::forward<Token>(token));
 	}
 
+#if defined(__cpp_lib_jthread)
 	/// See `pglock::async_watch()`.
 	template <typename Token>
 	auto
@@ -252,6 +267,7 @@ class [[nodiscard]] async_guard
 	{
 		return detail::start_watch(held(), stop, std::forward<Token>(token));
 	}
+#endif
 
 	/// See `lock::locked()`.
 	[[nodiscard]] bool
@@ -279,61 +295,50 @@ class [[nodiscard]] async_guard
 	detail::guarded<std::shared_ptr<detail::async_hold>> held_;
 };
 
-/// Takes the locks of all the keys or none, see `guard`. If the timeout passes, completes with
-/// `timeout_error`. Throws at once what needs no server to know: `std::invalid_argument` if there
-/// is no key or no connection. Signature: `void(std::exception_ptr, async_guard)`.
+namespace detail
+{
 template <typename Token>
 auto
-async_acquire(const detail::executor_argument &executor, PGconn *connection, std::vector<key> keys,
-			  const options &options, Token &&token)
+start_guard(const std::shared_ptr<async_hold> &held, Token &&token)
 {
-	auto held = detail::make_async_hold(executor, connection, std::move(keys), options);
-
-	return detail::start<detail::acquisition>(
+	return start<acquisition>(
 		held, std::forward<Token>(token),
-		[held](const detail::acquisition &ended) {
-			if (!detail::is_taken(ended))
-				detail::throw_timeout(held->hold.keys().front());
+		[held](const acquisition &ended) {
+			if (!is_taken(ended))
+				throw_timeout(held->hold.keys().front());
 			return async_guard(held);
 		},
-		options.timeout);
+		held->timeout);
 }
+} // namespace detail
 
-template <typename Token>
-auto
-async_acquire(const detail::executor_argument &executor, PGconn *connection, key key,
-			  const options &options, Token &&token)
-{
-	return async_acquire(executor, connection, std::vector<pglock::key>{std::move(key)}, options,
-						 std::forward<Token>(token));
-}
-
+/// Takes the locks of all the keys or none, see `guard`: `keys` is a key, several in braces, or a
+/// vector of them. If the timeout passes, completes with `timeout_error`. Throws at once what needs
+/// no server to know: `std::invalid_argument` if there is no key or no connection. Signature:
+/// `void(std::exception_ptr, async_guard)`.
 template <typename Token>
 auto
 async_acquire(const detail::executor_argument &executor, PGconn *connection,
-			  std::initializer_list<key> keys, const options &options, Token &&token)
+			  detail::keys_argument keys, const options &options, Token &&token)
 {
-	return async_acquire(executor, connection, std::vector<key>(keys), options,
-						 std::forward<Token>(token));
+	return detail::start_guard(detail::make_async_hold(executor, connection, std::move(keys),
+													   options),
+							   std::forward<Token>(token));
 }
 
 #if defined(ASIO_HAS_CO_AWAIT)
-/// Runs the coroutine that `body` makes while the locks are held, on the executor of the coroutine
-/// that awaits this. When the body ends, gives the locks back; when it throws, first rolls back the
-/// transaction that is open (see `options::rollback_on_error`), then gives them back, and throws
-/// on. Cancelling it cancels the wait for the locks, or the body. The body must not leave a command
-/// under way on the connection: then the locks can't be released, which the handler is told.
-///
-/// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
+namespace detail
+{
+/// The coroutine of with_lock().
 template <typename Body>
 asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
-with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
+run_with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 {
 	using value = typename std::invoke_result_t<Body &>::value_type;
 
-	auto executor = co_await asio::this_coro::executor;
-	async_guard guard =
-		co_await async_acquire(executor, connection, keys, options, asio::use_awaitable);
+	auto held =
+		make_async_hold(co_await asio::this_coro::executor, connection, std::move(keys), options);
+	async_guard guard = co_await start_guard(held, asio::use_awaitable);
 	std::exception_ptr failure;
 	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
 
@@ -349,16 +354,16 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 		failure = std::current_exception();
 	}
 
-	// a coroutine that has been cancelled could not wait for anything
+	// a coroutine that has been cancelled could not wait for anything, and whoever cancelled it
+	// does not wait for ever
 	bool throws = co_await asio::this_coro::throw_if_cancelled();
+	asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
 
 	co_await asio::this_coro::throw_if_cancelled(false);
 	try
 	{
-		if (failure)
-			co_await guard.async_handle_error(asio::use_awaitable);
-		else
-			co_await guard.async_unlock(asio::use_awaitable);
+		co_await start_restitution(held, failure != nullptr, asio::use_awaitable,
+								   state.cancelled());
 	}
 	catch (const std::exception &second)
 	{
@@ -366,7 +371,7 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 		if (!failure)
 			failure = std::current_exception();
 		else if (!guard.locked())
-			detail::report_release_failure(keys.front(), second);
+			report_release_failure(held->hold.keys().front(), second);
 	}
 	co_await asio::this_coro::throw_if_cancelled(throws);
 	if (failure)
@@ -375,13 +380,20 @@ with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
 		// cppcheck-suppress missingReturn ; it does not know coroutines
 		co_return std::move(*result);
 }
+} // namespace detail
 
+/// Runs the coroutine that `body` makes while the locks are held, on the executor of the coroutine
+/// that awaits this. When the body ends, gives the locks back; when it throws, first rolls back the
+/// transaction that is open (see `options::rollback_on_error`), then gives them back, and throws
+/// on. Cancelling it cancels the wait for the locks, or the body. The body must not leave a command
+/// under way on the connection: then the locks can't be released, which the handler is told.
+///
+/// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
 template <typename Body>
 asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
-with_lock(PGconn *connection, key key, options options, Body body)
+with_lock(PGconn *connection, detail::keys_argument keys, options options, Body body)
 {
-	return with_lock(connection, std::vector<pglock::key>{std::move(key)}, options,
-					 std::move(body));
+	return detail::run_with_lock(connection, std::move(keys), options, std::move(body));
 }
 #endif
 } // namespace pglock

@@ -82,20 +82,25 @@ throw_libpq_error(const PGconn &connection, const PGresult *result, const std::s
 }
 
 [[nodiscard]] inline reply
-reply_of(const PGconn &connection, result_ptr result)
+reply_of(const PGconn &connection, const PGresult *result)
 {
-	switch (PQresultStatus(result.get()))
+	switch (PQresultStatus(result))
 	{
 		case PGRES_COMMAND_OK:
 			return {};
 		case PGRES_TUPLES_OK:
-			if (PQntuples(result.get()) < 1 || PQnfields(result.get()) < 1 ||
-				PQgetisnull(result.get(), 0, 0))
+			if (PQntuples(result) < 1 || PQnfields(result) < 1 || PQgetisnull(result, 0, 0))
 				return {};
-			return PQgetvalue(result.get(), 0, 0);
+			return PQgetvalue(result, 0, 0);
 		default:
-			throw_libpq_error(connection, result.get());
+			throw_libpq_error(connection, result);
 	}
+}
+
+[[nodiscard]] inline reply
+reply_of(const PGconn &connection, result_ptr result)
+{
+	return reply_of(connection, result.get());
 }
 } // namespace detail
 

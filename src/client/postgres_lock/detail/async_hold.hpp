@@ -1,9 +1,9 @@
 // async_hold.hpp: a hold whose operations don't wait in the thread.
 #pragma once
 
+#include <chrono>
 #include <concepts>
 #include <memory>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,6 +13,7 @@
 #include "../options.hpp"
 #include "channel.hpp"
 #include "hold.hpp"
+#include "interruption.hpp"
 #include "request.hpp"
 
 namespace pglock::detail
@@ -40,13 +41,38 @@ class executor_argument
 	asio::any_io_executor executor_;
 };
 
+/// Keys, one or several. Braces make one of them without an array, which GCC before 13 can't have
+/// in a co_await expression.
+class keys_argument
+{
+  public:
+	template <std::convertible_to<key>... Keys>
+	requires(sizeof...(Keys) > 0) keys_argument(Keys &&...keys)
+	{
+		keys_.reserve(sizeof...(keys));
+		(keys_.emplace_back(std::forward<Keys>(keys)), ...);
+	}
+
+	keys_argument(std::vector<key> keys) noexcept : keys_(std::move(keys))
+	{
+	}
+
+	operator std::vector<key>() &&noexcept
+	{
+		return std::move(keys_);
+	}
+
+  private:
+	std::vector<key> keys_;
+};
+
 /// A hold and its channel. Operations keep it, so that it outlives the object of the user.
 struct async_hold
 {
 	async_hold(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
 			   const options &options)
-		: hold(connection, std::move(keys), options), channel(std::move(executor), *connection),
-		  timeout(options.timeout)
+		: hold(connection, std::move(keys), options), channel(executor, *connection),
+		  interruption(std::move(executor)), timeout(options.timeout)
 	{
 	}
 
@@ -58,16 +84,27 @@ struct async_hold
 		if (operations == 0)
 			return hold.end(by_error);
 
-		std::error_code ignored;
-
 		is_abandoned = true;
 		is_ended_by_error = by_error;
-		channel.socket().cancel(ignored);
+		wake();
+	}
+
+	/// Has the operation that is under way look what has changed.
+	void
+	wake() noexcept
+	{
+		channel.wake();
+		interruption.wake();
 	}
 
 	detail::hold hold;
 	detail::channel channel;
+	detail::interruption interruption;
 	wait_time timeout;
+
+	/// How long a cancelled operation waits for the server before it closes the connection.
+	std::chrono::milliseconds grace{1000};
+
 	unsigned operations = 0;
 	bool is_abandoned = false;
 	bool is_ended_by_error = false;
@@ -92,6 +129,9 @@ class usage
 	{
 		if (of_ == nullptr)
 			return;
+		// destroyed before its end: nobody would read the answer, which may be a lock
+		if (is_open_ && is_usable())
+			of_->channel.shut_down();
 		close_channel();
 		if (--of_->operations == 0 && of_->is_abandoned)
 			of_->hold.end(of_->is_ended_by_error);
@@ -100,19 +140,35 @@ class usage
 	void
 	open_channel()
 	{
-		if (!is_open_)
-			of_->channel.open(*of_->hold.session());
+		if (is_open_)
+			return;
+		of_->channel.open();
+		of_->hold.session()->on_end = [of = of_] {
+			of->channel.close_socket();
+			of->interruption.wake();
+		};
 		is_open_ = true;
 	}
 
 	void
 	close_channel() noexcept
 	{
-		if (std::exchange(is_open_, false))
-			of_->channel.close(*of_->hold.session());
+		if (!std::exchange(is_open_, false))
+			return;
+		of_->interruption.abandon();
+		if (!is_usable())
+			return of_->channel.close_socket();
+		of_->hold.session()->on_end = nullptr;
+		of_->channel.close();
 	}
 
   private:
+	[[nodiscard]] bool
+	is_usable() const noexcept
+	{
+		return of_->hold.session()->alive && of_->channel.is_ours();
+	}
+
 	async_hold *of_;
 	bool is_open_ = false;
 };

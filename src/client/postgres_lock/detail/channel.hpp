@@ -2,8 +2,12 @@
 #pragma once
 
 #include <cerrno>
+#include <exception>
 #include <fcntl.h>
+#include <libpq-events.h>
 #include <libpq-fe.h>
+#include <new>
+#include <sys/socket.h>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
@@ -11,13 +15,20 @@
 #include <asio.hpp>
 
 #include "../libpq.hpp"
-#include "session.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
 {
+class channel;
+
+/// libpq tells of every result that is read from a connection with a command of ours.
+inline int result_event(PGEventId id, void *info, void *);
+
 /// One connection as Asio sees it. Its socket is a duplicate, since others may have registered
 /// libpq's own.
+///
+/// Others must not use the connection while a command of ours is under way, but nothing stops them:
+/// `PQexec` waits for our answer, and throws it away. We overhear it then.
 class channel
 {
   public:
@@ -50,10 +61,9 @@ class channel
 		return connection_;
 	}
 
-	/// For the time of an operation. Should the connection be closed meanwhile, the duplicate must
-	/// not keep the server waiting.
+	/// For the time of an operation.
 	void
-	open(session &session)
+	open()
 	{
 		int socket = duplicate();
 		std::error_code failure;
@@ -64,20 +74,42 @@ class channel
 			::close(socket);
 			throw std::system_error(failure, "postgres_lock");
 		}
+		PQregisterEventProc(&connection_, result_event, "postgres_lock channel", nullptr);
+		if (PQsetInstanceData(&connection_, result_event, this) == 0)
+		{
+			close_socket();
+			throw std::bad_alloc();
+		}
+		process_ = getpid();
 		was_nonblocking_ = PQisnonblocking(&connection_) != 0;
 		PQsetnonblocking(&connection_, 1);
-		session.on_end = [this] { close_socket(); };
 	}
 
+	/// A process that has been forked meanwhile must not touch the connection of its parent.
+	[[nodiscard]] bool
+	is_ours() const noexcept
+	{
+		return process_ == getpid();
+	}
+
+	/// Before the connection is used by others.
 	void
-	close(session &session) noexcept
+	close() noexcept
 	{
 		close_socket();
-		if (!session.alive)
-			return;
-		session.on_end = nullptr;
+		PQsetInstanceData(&connection_, result_event, nullptr);
 		if (!was_nonblocking_)
 			PQsetnonblocking(&connection_, 0);
+	}
+
+	/// The connection has been closed. The duplicate must not keep the server waiting.
+	void
+	close_socket() noexcept
+	{
+		std::error_code ignored;
+
+		socket_.close(ignored);
+		timer_.cancel();
 	}
 
 	void
@@ -102,12 +134,16 @@ class channel
 		if (sent == 0)
 			throw_libpq_error(connection_, nullptr);
 		result_.reset();
+		is_overheard_ = false;
 	}
 
 	/// Sends and receives what is possible without waiting. True: the command has ended.
 	[[nodiscard]] bool
 	is_done()
 	{
+		if (is_overheard_)
+			return true;
+
 		int unsent = PQflush(&connection_);
 
 		if (unsent < 0 || PQconsumeInput(&connection_) == 0)
@@ -115,7 +151,7 @@ class channel
 		wants_to_write_ = unsent > 0;
 		while (PQisBusy(&connection_) == 0)
 		{
-			result_ptr next(PQgetResult(&connection_));
+			result_ptr next = read();
 
 			if (!next)
 				return true;
@@ -124,10 +160,58 @@ class channel
 		return false;
 	}
 
+	/// Has somebody else read the answer?
+	[[nodiscard]] bool
+	is_overheard() const noexcept
+	{
+		return is_overheard_;
+	}
+
 	[[nodiscard]] reply
 	take_reply()
 	{
-		return reply_of(connection_, std::move(result_));
+		if (!is_overheard_)
+			return reply_of(connection_, std::move(result_));
+		if (overheard_failure_)
+			std::rethrow_exception(std::exchange(overheard_failure_, nullptr));
+		return std::move(overheard_);
+	}
+
+	/// Called by libpq. What others read after the answer is not ours.
+	void
+	result_read(const PGresult *result) noexcept
+	{
+		if (is_reading_ || is_overheard_)
+			return;
+		is_overheard_ = true;
+		try
+		{
+			overheard_ = reply_of(connection_, result_ ? result_.get() : result);
+		}
+		catch (...)
+		{
+			overheard_failure_ = std::current_exception();
+		}
+		wake();
+	}
+
+	/// Ends the wait for the socket.
+	void
+	wake() noexcept
+	{
+		std::error_code ignored;
+
+		socket_.cancel(ignored);
+	}
+
+	/// Ends the connection, whatever the server does, so that its session ends when it hears of
+	/// that. libpq knows it then, and whoever uses the connection is told.
+	void
+	shut_down() noexcept
+	{
+		::shutdown(PQsocket(&connection_), SHUT_RDWR);
+		while (PQstatus(&connection_) == CONNECTION_OK && PQconsumeInput(&connection_) != 0)
+			;
 	}
 
 	/// What to wait for until is_done() may be true.
@@ -139,6 +223,17 @@ class channel
 	}
 
   private:
+	[[nodiscard]] result_ptr
+	read() noexcept
+	{
+		is_reading_ = true;
+
+		result_ptr result(PQgetResult(&connection_));
+
+		is_reading_ = false;
+		return result;
+	}
+
 	/// As libpq's own it must not go to child processes: there the session would live on.
 	[[nodiscard]] int
 	duplicate() const
@@ -153,19 +248,31 @@ class channel
 		return made;
 	}
 
-	void
-	close_socket() noexcept
-	{
-		std::error_code ignored;
-
-		socket_.close(ignored);
-	}
-
 	PGconn &connection_;
 	asio::posix::stream_descriptor socket_;
 	asio::steady_timer timer_;
 	result_ptr result_;
+	reply overheard_;
+	std::exception_ptr overheard_failure_;
+	pid_t process_ = 0;
+	bool is_overheard_ = false;
+	bool is_reading_ = false;
 	bool was_nonblocking_ = false;
 	bool wants_to_write_ = false;
 };
+
+inline int
+result_event(PGEventId id, void *info, void *)
+{
+	if (id == PGEVT_RESULTCREATE)
+	{
+		auto *created = static_cast<PGEventResultCreate *>(info);
+
+		if (auto *waiting = static_cast<channel *>(PQinstanceData(created->conn, result_event)))
+			waiting->result_read(created->result);
+	}
+	else if (id == PGEVT_CONNRESET) // what was under way has ended with the session
+		PQsetInstanceData(static_cast<PGEventConnReset *>(info)->conn, result_event, nullptr);
+	return 1;
+}
 } // namespace pglock::detail

@@ -7,16 +7,16 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <stop_token>
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <version>
 
 #include <asio.hpp>
 
+#include "../error.hpp"
 #include "../key.hpp"
 #include "async_hold.hpp"
-#include "cancel_service.hpp"
 #include "protocol.hpp"
 #include "watch.hpp"
 
@@ -24,18 +24,23 @@ namespace pglock::detail
 {
 /// A machine of protocol.hpp as a composed operation of Asio. `Finish` makes its value of the
 /// machine in the end, or throws.
+///
+/// It moves from one wait to the next, and is never in the hands of another thread.
 template <typename Machine, typename Finish> class operation
 {
   public:
 	using value = std::invoke_result_t<Finish &, Machine &>;
 
-	operation(std::shared_ptr<async_hold> of, std::unique_ptr<Machine> machine, Finish finish)
-		: of_(std::move(of)), usage_(*of_), machine_(std::move(machine)), finish_(std::move(finish))
+	/// `asked` is a cancellation that came before it.
+	operation(std::shared_ptr<async_hold> of, std::unique_ptr<Machine> machine, Finish finish,
+			  asio::cancellation_type asked)
+		: of_(std::move(of)), usage_(*of_), machine_(std::move(machine)),
+		  finish_(std::move(finish)), asked_(asked)
 	{
 	}
 
 	/// Called to begin, and whenever what was waited for has come. The error only says that the
-	/// wait was interrupted: why, the cancellation state and the timer say.
+	/// wait was interrupted: why, the cancellation state and the clock say.
 	template <typename Self> void operator()(Self &self, std::error_code = {})
 	{
 		bool begins = !std::exchange(has_begun_, true);
@@ -47,13 +52,12 @@ template <typename Machine, typename Finish> class operation
 		{
 			try
 			{
-				if (is_stopped(self))
-					machine_->cancel();
+				hear_cancellation(self.get_cancellation_state().cancelled());
 				next = advance();
 			}
 			catch (...)
 			{
-				failure_ = std::current_exception();
+				fail(std::current_exception());
 			}
 			is_over_ = next == event::none;
 			// others may use the connection from now on
@@ -61,10 +65,8 @@ template <typename Machine, typename Finish> class operation
 				usage_->close_channel();
 		}
 		// none of our members may be touched once we have been moved
-		if (next == event::interruption)
-			interrupt(self);
-		else if (next == event::socket)
-			wait(self);
+		if (next != event::none)
+			wait(self, next);
 		else if (begins) // must not complete before async_... has returned
 			asio::post(of_->channel.executor(), std::move(self));
 		else
@@ -79,12 +81,19 @@ template <typename Machine, typename Finish> class operation
 	static constexpr std::chrono::milliseconds first_retry{20};
 	static constexpr std::chrono::milliseconds last_retry{1000};
 
-	template <typename Self>
-	[[nodiscard]] bool
-	is_stopped(Self &self) const noexcept
+	/// Others may have had libpq read what we wait for, which nothing tells us of.
+	static constexpr std::chrono::milliseconds longest_wait{1000};
+
+	void
+	hear_cancellation(asio::cancellation_type heard)
 	{
-		return of_->is_abandoned ||
-			   self.get_cancellation_state().cancelled() != asio::cancellation_type::none;
+		asked_ |= heard;
+		if (asked_ == asio::cancellation_type::none && !of_->is_abandoned)
+			return;
+		machine_->cancel();
+		if (!give_up_at_ && (of_->is_abandoned || (asked_ & asio::cancellation_type::terminal) !=
+													  asio::cancellation_type::none))
+			give_up_at_ = clock::now() + of_->grace;
 	}
 
 	/// Goes on as far as possible without waiting, and says what is to be waited for.
@@ -97,8 +106,10 @@ template <typename Machine, typename Finish> class operation
 
 			try
 			{
-				if (!converse())
-					return is_to_be_interrupted() ? event::interruption : event::socket;
+				if (auto next = converse(); next != event::none)
+					return next;
+				if (of_->channel.is_overheard())
+					machine_->disturbed();
 				answer = of_->channel.take_reply();
 			}
 			catch (const error &failure)
@@ -120,19 +131,27 @@ template <typename Machine, typename Finish> class operation
 		return event::none;
 	}
 
-	/// True: the answer to what the exchange wanted to be sent is there.
-	[[nodiscard]] bool
+	/// What is to be waited for until the answer to what the exchange wanted to be sent is there.
+	[[nodiscard]] event
 	converse()
 	{
 		if (!of_->hold.session()->alive)
 			throw connection_lost("the connection has been closed");
+		// an answer is looked at when the request to cancel has arrived, so that this does not
+		// meet a later command
+		if (!of_->interruption.is_over())
+			return waiting_for(event::interruption);
 		if (!is_sent_)
 		{
 			usage_->open_channel();
 			of_->channel.send(exchange_->next(), request_->what(), request_->values());
 		}
 		is_sent_ = true;
-		return of_->channel.is_done();
+		if (of_->channel.is_done())
+			return event::none;
+		if (is_to_be_interrupted() && !interrupt())
+			return waiting_for(event::interruption);
+		return waiting_for(event::socket);
 	}
 
 	[[nodiscard]] bool
@@ -151,38 +170,72 @@ template <typename Machine, typename Finish> class operation
 		return machine_->wants_interruption() && clock::now() >= retry_at_;
 	}
 
-	/// The answer is looked at when the request has arrived, so that it does not meet a later
-	/// command.
-	template <typename Self>
-	void
-	interrupt(Self &self)
+	/// True: nothing is to be waited for, so it may be that nothing was sent.
+	[[nodiscard]] bool
+	interrupt() noexcept
 	{
-		channel &channel = of_->channel;
-		auto &service = asio::use_service<cancel_service>(
-			asio::query(channel.executor(), asio::execution::context));
-
 		retry_at_ = clock::now() + retry_;
 		retry_ = std::min(2 * retry_, last_retry);
-		service.send(channel.connection(), channel.executor(), std::move(self));
+		try
+		{
+			of_->interruption.send(of_->channel.connection());
+		}
+		catch (const std::exception &)
+		{
+			return true;
+		}
+		return of_->interruption.is_over();
+	}
+
+	/// Throws if it is not waited for any more, with the connection shut down.
+	[[nodiscard]] event
+	waiting_for(event next)
+	{
+		if (give_up_at_ && clock::now() >= *give_up_at_)
+		{
+			of_->channel.shut_down();
+			is_given_up_ = true;
+			throw connection_lost("the server did not answer a cancelled operation");
+		}
+		if (next == event::interruption)
+			of_->interruption.prepare_wait();
+		return next;
+	}
+
+	/// What it fails with. A command that has no answer yet is not left to others.
+	void
+	fail(std::exception_ptr failure)
+	{
+		if (is_given_up_)
+			failure = std::make_exception_ptr(
+				std::system_error(make_error_code(asio::error::operation_aborted)));
+		else if (is_sent_)
+			of_->channel.shut_down();
+		failure_ = std::move(failure);
 	}
 
 	template <typename Self>
 	void
-	wait(Self &self)
+	wait(Self &self, event next)
 	{
-		channel &channel = of_->channel;
+		async_hold &of = *of_;
+		auto until = clock::now() + longest_wait;
 
-		if (machine_->wants_interruption())
-		{
-			channel.timer().expires_at(retry_at_);
-			channel.timer().async_wait(
-				asio::bind_executor(self.get_executor(),
-									[of = std::weak_ptr(of_)](std::error_code error) {
-										if (auto alive = of.lock(); alive && !error)
-											alive->channel.socket().cancel(error);
-									}));
-		}
-		channel.socket().async_wait(channel.next_event(), std::move(self));
+		if (next == event::socket && machine_->wants_interruption())
+			until = std::min(until, retry_at_);
+		if (give_up_at_)
+			until = std::min(until, *give_up_at_);
+		of.channel.timer().expires_at(until);
+		of.channel.timer().async_wait(
+			asio::bind_executor(self.get_executor(),
+								[weak = std::weak_ptr(of_)](std::error_code error) {
+									if (auto alive = weak.lock(); alive && !error)
+										alive->wake();
+								}));
+		if (next == event::interruption)
+			of.interruption.async_wait(std::move(self));
+		else
+			of.channel.socket().async_wait(of.channel.next_event(), std::move(self));
 	}
 
 	template <typename Self>
@@ -192,8 +245,6 @@ template <typename Machine, typename Finish> class operation
 		std::exception_ptr failure = failure_;
 		value made{};
 
-		if (retry_at_ != clock::time_point())
-			of_->channel.timer().cancel();
 		if (!failure)
 		{
 			try
@@ -219,24 +270,36 @@ template <typename Machine, typename Finish> class operation
 	std::optional<request> request_;
 	std::optional<exchange> exchange_;
 	std::exception_ptr failure_;
+	asio::cancellation_type asked_;
+	std::optional<clock::time_point> give_up_at_;
 	clock::time_point retry_at_{};
 	std::chrono::milliseconds retry_ = first_retry;
 	bool has_begun_ = false;
 	bool is_over_ = false;
 	bool is_sent_ = false;
+	bool is_given_up_ = false;
 };
 
-/// Starts an operation.
+/// Starts an operation, which hears of a cancellation that came before it.
 template <typename Machine, typename Finish, typename Token, typename... Arguments>
 auto
-start(const std::shared_ptr<async_hold> &of, Token &&token, Finish finish, Arguments &&...arguments)
+start_cancelled(const std::shared_ptr<async_hold> &of, asio::cancellation_type asked, Token &&token,
+				Finish finish, Arguments &&...arguments)
 {
 	using made = operation<Machine, Finish>;
 
 	return asio::async_compose<Token, void(std::exception_ptr, typename made::value)>(
 		made(of, std::make_unique<Machine>(of->hold, std::forward<Arguments>(arguments)...),
-			 std::move(finish)),
+			 std::move(finish), asked),
 		token, of->channel.socket());
+}
+
+template <typename Machine, typename Finish, typename Token, typename... Arguments>
+auto
+start(const std::shared_ptr<async_hold> &of, Token &&token, Finish finish, Arguments &&...arguments)
+{
+	return start_cancelled<Machine>(of, asio::cancellation_type::none, std::forward<Token>(token),
+									std::move(finish), std::forward<Arguments>(arguments)...);
 }
 
 /// Was the lock taken? For the value of an operation.
@@ -245,15 +308,18 @@ is_taken(const acquisition &ended)
 {
 	if (ended.result() == acquisition::outcome::cancelled)
 		throw std::system_error(make_error_code(asio::error::operation_aborted));
+	if (ended.result() == acquisition::outcome::disturbed)
+		throw error("another command was run on the connection while it waited for a lock");
 	return ended.result() == acquisition::outcome::taken;
 }
 
 template <typename Token>
 auto
-start_restitution(const std::shared_ptr<async_hold> &of, bool after_error, Token &&token)
+start_restitution(const std::shared_ptr<async_hold> &of, bool after_error, Token &&token,
+				  asio::cancellation_type asked = asio::cancellation_type::none)
 {
-	return start<restitution>(of, std::forward<Token>(token), std::mem_fn(&restitution::result),
-							  after_error);
+	return start_cancelled<restitution>(of, asked, std::forward<Token>(token),
+										std::mem_fn(&restitution::result), after_error);
 }
 
 template <typename Token>
@@ -265,6 +331,7 @@ start_question(const std::shared_ptr<async_hold> &of, const statement &what, key
 						   std::move(asked));
 }
 
+#if defined(__cpp_lib_jthread)
 /// Of the session that the hold belongs to, whatever the connection has become.
 template <typename Token>
 auto
@@ -273,4 +340,5 @@ start_watch(const std::shared_ptr<async_hold> &of, std::stop_source &stop, Token
 	return start_watch(of->channel.executor(), of->hold.connection(), of->hold.session(), stop,
 					   std::forward<Token>(token));
 }
+#endif
 } // namespace pglock::detail

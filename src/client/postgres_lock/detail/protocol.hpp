@@ -31,6 +31,11 @@ struct uninterruptible
 	{
 	}
 
+	void
+	disturbed() noexcept
+	{
+	}
+
 	[[nodiscard]] bool
 	wants_interruption() const noexcept
 	{
@@ -47,7 +52,7 @@ struct uninterruptible
 class acquisition
 {
   public:
-	enum class outcome : unsigned char { refused, taken, cancelled };
+	enum class outcome : unsigned char { refused, taken, cancelled, disturbed };
 
 	acquisition(hold &wanted, const wait_time &time) : hold_(wanted), time_(time)
 	{
@@ -139,6 +144,15 @@ class acquisition
 		is_cancelled_ = true;
 	}
 
+	/// Somebody else has used the connection, and read an answer. (We have overheard it.) It ends
+	/// as if it were cancelled.
+	void
+	disturbed() noexcept
+	{
+		is_cancelled_ = true;
+		is_disturbed_ = true;
+	}
+
 	/// May the answer take so long that a cancellation should interrupt the server?
 	[[nodiscard]] bool
 	is_waiting() const noexcept
@@ -156,7 +170,7 @@ class acquisition
 	[[nodiscard]] outcome
 	result() const noexcept
 	{
-		return outcome_;
+		return outcome_ == outcome::cancelled && is_disturbed_ ? outcome::disturbed : outcome_;
 	}
 
   private:
@@ -320,6 +334,7 @@ class acquisition
 	hold &hold_;
 	wait_time time_;
 	bool is_cancelled_ = false;
+	bool is_disturbed_ = false;
 	bool is_entered_ = false;
 	bool is_saved_ = false;
 	step step_ = step::own_hold;

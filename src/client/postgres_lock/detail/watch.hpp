@@ -1,6 +1,10 @@
 // watch.hpp: notices that a session has ended, though nobody sends anything.
 #pragma once
 
+#include <version>
+
+// not every standard library has stop sources
+#if defined(__cpp_lib_jthread)
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -78,3 +82,4 @@ start_watch(asio::any_io_executor executor, connection_ref connection,
 																token, executor);
 }
 } // namespace pglock::detail
+#endif

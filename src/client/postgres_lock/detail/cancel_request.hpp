@@ -1,0 +1,207 @@
+// cancel_request.hpp: asks the server to cancel a command, without making the thread wait.
+#pragma once
+
+#include <libpq-fe.h>
+#include <memory>
+
+#include "socket.hpp"
+
+#if !defined(LIBPQ_HAS_ASYNC_CANCEL)
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <fcntl.h>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <unistd.h>
+#include <utility>
+#endif
+
+namespace pglock::detail
+{
+#if defined(LIBPQ_HAS_ASYNC_CANCEL)
+/// One request to cancel the command that a connection is running, over a connection of its own.
+/// Its end abandons it.
+class cancel_request
+{
+  public:
+	explicit cancel_request(PGconn &connection) : request_(PQcancelCreate(&connection))
+	{
+		if (PQcancelStart(request_.get()) == 0)
+			next_ = PGRES_POLLING_FAILED;
+	}
+
+	/// Goes on as far as possible without waiting. True: it has arrived, or has failed.
+	[[nodiscard]] bool
+	is_over() noexcept
+	{
+		while (next_ == PGRES_POLLING_READING || next_ == PGRES_POLLING_WRITING)
+		{
+			// libpq must not be called before
+			if (!is_socket_ready(socket(), wants_to_write()))
+				return false;
+			next_ = PQcancelPoll(request_.get());
+		}
+		return true;
+	}
+
+	/// What to wait for until is_over() may be true. It may be another one each time.
+	[[nodiscard]] int
+	socket() const noexcept
+	{
+		return PQcancelSocket(request_.get());
+	}
+
+	[[nodiscard]] bool
+	wants_to_write() const noexcept
+	{
+		return next_ == PGRES_POLLING_WRITING;
+	}
+
+  private:
+	struct finish
+	{
+		void
+		operator()(PGcancelConn *request) const noexcept
+		{
+			PQcancelFinish(request);
+		}
+	};
+
+	std::unique_ptr<PGcancelConn, finish> request_;
+	PostgresPollingStatusType next_ = PGRES_POLLING_WRITING;
+};
+#else
+/// One request to cancel the command that a connection is running. Before version 17 libpq waits
+/// until it has arrived, so a thread sends it, which touches nothing else. The end of this object
+/// does not wait for the thread: on a network that has failed, that lasts until the system gives
+/// up.
+class cancel_request
+{
+  public:
+	explicit cancel_request(PGconn &connection)
+	{
+		cancel_ptr request(PQgetCancel(&connection));
+
+		if (!request)
+			throw std::bad_alloc();
+
+		auto [over, ending] = make_pipe();
+
+		over_ = std::move(over);
+		start([request = std::move(request), ending = std::move(ending)] {
+			std::array<char, 256> message;
+
+			PQcancel(request.get(), message.data(), static_cast<int>(message.size()));
+			// that it is closed is not enough: a child process may have it, too
+			(void)!::write(ending.get(), "", 1);
+		});
+	}
+
+	/// True: it has arrived, or has failed.
+	[[nodiscard]] bool
+	is_over() const noexcept
+	{
+		return is_socket_ready(socket(), false);
+	}
+
+	/// What to wait for until is_over() may be true.
+	[[nodiscard]] int
+	socket() const noexcept
+	{
+		return over_.get();
+	}
+
+	[[nodiscard]] bool
+	wants_to_write() const noexcept
+	{
+		return false;
+	}
+
+  private:
+	struct free_cancel
+	{
+		void
+		operator()(PGcancel *cancel) const noexcept
+		{
+			PQfreeCancel(cancel);
+		}
+	};
+
+	using cancel_ptr = std::unique_ptr<PGcancel, free_cancel>;
+
+	/// Owns an open file.
+	class file
+	{
+	  public:
+		explicit file(int number = -1) noexcept : number_(number)
+		{
+		}
+
+		file(file &&other) noexcept : number_(std::exchange(other.number_, -1))
+		{
+		}
+
+		file &
+		operator=(file &&other) noexcept
+		{
+			std::swap(number_, other.number_);
+			return *this;
+		}
+
+		~file()
+		{
+			if (number_ >= 0)
+				::close(number_);
+		}
+
+		[[nodiscard]] int
+		get() const noexcept
+		{
+			return number_;
+		}
+
+	  private:
+		int number_;
+	};
+
+	/// The ends to read from and to write to.
+	[[nodiscard]] static std::pair<file, file>
+	make_pipe()
+	{
+		std::array<int, 2> ends{};
+
+		if (::pipe(ends.data()) != 0)
+			throw std::system_error(errno, std::generic_category(), "postgres_lock");
+		for (int end : ends)
+			fcntl(end, F_SETFD, FD_CLOEXEC);
+		return {file(ends[0]), file(ends[1])};
+	}
+
+	/// Runs it in a thread that gets no signals: those are for the program's own.
+	template <typename Work>
+	static void
+	start(Work work)
+	{
+		sigset_t all;
+		sigset_t before;
+
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &before);
+		try
+		{
+			std::thread(std::move(work)).detach();
+		}
+		catch (...)
+		{
+			pthread_sigmask(SIG_SETMASK, &before, nullptr);
+			throw;
+		}
+		pthread_sigmask(SIG_SETMASK, &before, nullptr);
+	}
+
+	file over_;
+};
+#endif
+} // namespace pglock::detail
