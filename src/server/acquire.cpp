@@ -62,14 +62,14 @@ check_allowed(const lock_key &key, const request &how)
 	if (RecoveryInProgress() && !settings::allow_on_standby)
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot acquire lock %s on a standby", describe(key)),
-						errdetail("It would not exclude sessions of the primary."),
+						errdetail("A lock on a standby does not exclude sessions on the primary."),
 						errhint("Acquire it on the primary. To exclude sessions of this standby "
 								"only, set \"pglock.allow_on_standby\" to on.")));
 	if (how.scope == scope::session && !settings::session_scope)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("cannot acquire lock %s at session scope", describe(key)),
-						errdetail("\"pglock.session_scope\" is off, as sessions here are shared "
-								  "by a connection pool."),
+						errdetail("\"pglock.session_scope\" is off, because sessions are shared "
+								  "between clients here."),
 						errhint("Acquire it at transaction scope, in a transaction block: "
 								"pglock.acquire(key, scope => 'transaction').")));
 }
@@ -82,8 +82,8 @@ warn_of_scope(const lock_key &key, const request &how)
 		return;
 	ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
 					  errmsg("lock %s is held for this statement only", describe(key)),
-					  errdetail("Transaction scope ends with the transaction, and there is no "
-								"transaction block."),
+					  errdetail("A lock at transaction scope ends with its transaction, and this "
+								"statement is not in a transaction block."),
 					  errhint("Acquire it after BEGIN, or at session scope.")));
 }
 
@@ -124,7 +124,7 @@ warn_of_unseen_writes(const char *what)
 
 	if (unseen == writes::unseen::nothing)
 		return;
-	ereport(WARNING, (errmsg("%s released before the transaction that has written commits", what),
+	ereport(WARNING, (errmsg("%s released before the transaction commits its writes", what),
 					  unseen == writes::unseen::rows
 						  ? errdetail("The next holder cannot see what this transaction wrote.")
 						  : errdetail("The notifications it sent are delivered when it commits."),
@@ -142,7 +142,8 @@ warn_of_other_hold(const lock_key &key, std::optional<mode> only)
 			continue;
 		if (only.value_or(m) == m)
 			ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
-							  errdetail("It is released when the transaction ends, not before.")));
+							  errdetail("A lock at transaction scope is released when its "
+										"transaction ends, not before.")));
 		else
 			ereport(WARNING, (errmsg("lock %s is not held %s", describe(key), adverb(*only)),
 							  errdetail("This session holds it %s.", adverb(m))));

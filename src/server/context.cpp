@@ -84,7 +84,7 @@ check_no_parallel_worker()
 {
 	if (IsParallelWorker())
 		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-						errmsg("a parallel worker has no part in the locks of its session"),
+						errmsg("cannot acquire or release locks in a parallel worker"),
 						errhint("Mark the function that calls pglock PARALLEL UNSAFE.")));
 }
 

@@ -136,12 +136,13 @@ deadline_argument(FunctionCallInfo fcinfo, int argument)
 	__int128 microseconds = days * USECS_PER_DAY + timeout->time;
 
 	if (infinity < 0 || microseconds < 0 || microseconds > longest)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("invalid timeout: \"%s\"",
-							   DatumGetCString(
-								   DirectFunctionCall1(interval_out, PG_GETARG_DATUM(argument)))),
-						errdetail("A timeout is from 0, which does not wait, to 2147483647 ms; "
-								  "NULL waits for ever.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid timeout: \"%s\"",
+						DatumGetCString(
+							DirectFunctionCall1(interval_out, PG_GETARG_DATUM(argument)))),
+				 errdetail("The timeout must be between 0, which does not wait, and 2147483647 ms. "
+						   "NULL waits for ever.")));
 	if (microseconds == 0)
 		return deadline::at_once;
 	return GetCurrentTimestamp() + static_cast<int64>(microseconds);

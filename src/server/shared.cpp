@@ -66,10 +66,11 @@ meet_others()
 		compat::shared_memory("postgres_lock", sizeof(meeting), initialize_meeting));
 
 	if (others->layout != PGLOCK_LAYOUT && pg_atomic_exchange_u32(&others->is_told, 1) == 0)
-		ereport(LOG, (errmsg("pglock has sessions with two versions of its library in this server"),
-					  errdetail("Their locks exclude each other, but sessions with one do not see "
-								"what those with the other publish of theirs."),
-					  errhint("End those that began before the new library was installed.")));
+		ereport(LOG,
+				(errmsg("sessions with two versions of the library of postgres_lock are running"),
+				 errdetail("Their locks exclude each other, but sessions with one do not see "
+						   "what those with the other publish of theirs."),
+				 errhint("End the sessions that began before the new library was installed.")));
 }
 
 void
@@ -136,7 +137,7 @@ log_failure()
 
 	FlushErrorState();
 	ereport(LOG, (errcode(error->sqlerrcode),
-				  errmsg("pglock shows less of its locks: %s", error->message)));
+				  errmsg("postgres_lock cannot publish all of its locks: %s", error->message)));
 	FreeErrorData(error);
 }
 } // namespace

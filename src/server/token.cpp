@@ -60,7 +60,7 @@ class token_sequence
 
 		if (!OidIsValid(sequence) || get_rel_relkind(sequence) != RELKIND_SEQUENCE)
 			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							errmsg("the sequence \"pglock.tokens\" is not there"),
+							errmsg("sequence \"pglock.tokens\" does not exist"),
 							errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the "
 									"extension again.")));
 		relation = relation_open(sequence, RowExclusiveLock);
@@ -201,9 +201,10 @@ make_durable(XLogRecPtr logged_up_to)
 
 		/* it returns early, with a warning, when it is cancelled */
 		if (!is_replicated(logged_up_to))
-			ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED),
-							errmsg("canceling the draw of a token that was not yet replicated"),
-							errdetail("No synchronous standby has confirmed it.")));
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("canceling the draw of a fencing token that was not yet replicated"),
+					 errdetail("No synchronous standby has confirmed it.")));
 	}
 	durable_up_to = logged_up_to;
 }
@@ -240,8 +241,8 @@ draw()
 		}
 		if (sequence.last() > PG_INT64_MAX - 2 * ahead)
 			ereport(ERROR, (errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
-							errmsg("there are no tokens left"),
-							errdetail("The sequence \"pglock.tokens\" was set to its end.")));
+							errmsg("no fencing tokens are left"),
+							errdetail("The sequence \"pglock.tokens\" has reached its maximum.")));
 
 		int64 drawn = Max(sequence.last() + 1, now);
 
@@ -276,6 +277,6 @@ token(const lock_key &key)
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("lock %s is not held exclusively by this session", describe(key)),
 					errdetail("A token belongs to the session that holds the lock exclusively."),
-					errhint("Acquire the lock first, not shared.")));
+					errhint("Acquire the lock in exclusive mode first.")));
 }
 } // namespace pglock

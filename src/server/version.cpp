@@ -51,10 +51,13 @@ check()
 
 	is_checked = true;
 	if (version != nullptr && strcmp(version, PGLOCK_VERSION) != 0)
-		ereport(WARNING, (errmsg("extension \"postgres_lock\" is at version %s, its library at %s",
-								 version, PGLOCK_VERSION),
-						  errhint("Run ALTER EXTENSION postgres_lock UPDATE. If it is the library "
-								  "that is older, connect again, or restart the server if that has "
-								  "preloaded it.")));
+		ereport(
+			WARNING,
+			(errmsg(
+				 "extension \"postgres_lock\" is at version %s, but its library is at version %s",
+				 version, PGLOCK_VERSION),
+			 errhint("Run ALTER EXTENSION postgres_lock UPDATE. If it is the library "
+					 "that is older, connect again, or restart the server if that has "
+					 "preloaded it.")));
 }
 } // namespace pglock::version

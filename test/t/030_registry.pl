@@ -259,7 +259,7 @@ SKIP:
 		'0', '... others are excluded from all');
 	like(
 		slurp_file($node->logfile, $log_start),
-		qr/LOG:  pglock shows less of its locks: could not open shared memory segment .*: Permission denied/,
+		qr/LOG:  postgres_lock cannot publish all of its locks: could not open shared memory segment .*: Permission denied/,
 		'... and the log says why');
 
 	# in transactions, savepoints, and when all is given back and taken again

@@ -169,7 +169,7 @@ is_deeply(describe_extension($node, $database), $before, '... and the extension 
 # A library and an extension of different versions
 #
 
-my $warning = qr/^WARNING:  extension "postgres_lock" is at version \Q$newest\E, its library at \Q$next\E
+my $warning = qr/^WARNING:  extension "postgres_lock" is at version \Q$newest\E, but its library is at version \Q$next\E
 HINT:  Run ALTER EXTENSION postgres_lock UPDATE\. .*restart the server.*$/m;
 
 # What a new session says to these statements, beside their answers.

@@ -50,7 +50,7 @@ is($forgotten->query("SELECT pglock.try('old'), pglock.acquire('forgotten')"), '
 is($forgotten->query('SELECT pglock.registry_size()'), '', '... but it has no registry');
 is($forgotten->query($others), '||' . pid($old), '... nor sees what was published');
 is($old->query($others), '||' . pid($forgotten), '... nor is seen');
-is(logged(qr/LOG:  pglock shows less of its locks: .*size/), $has_segments, '... and the log says why');
+is(logged(qr/LOG:  postgres_lock cannot publish all of its locks: .*size/), $has_segments, '... and the log says why');
 
 # One that says so
 $installation->install_library(PgInstallation::build_library_again("$folder/next", '-DPGLOCK_LAYOUT=99', 'shared'));
@@ -100,6 +100,6 @@ $node->psql('postgres', $others, stderr => \$stderr);
 is($stderr, '', '... which is of the version of the extension');
 $node->restart;
 $node->psql('postgres', $others, stderr => \$stderr);
-like($stderr, qr/WARNING:  extension "postgres_lock" is at version .*, its library at 99\.0/, 'restarted: they have the new one');
+like($stderr, qr/WARNING:  extension "postgres_lock" is at version .*, but its library is at version 99\.0/, 'restarted: they have the new one');
 stop_and_check_log($node);
 done_testing();
