@@ -1,7 +1,11 @@
 // What a guard does at its end: after success, after errors, in which order.
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 #include <postgres_lock/lock.hpp>
@@ -47,6 +51,18 @@ class Guard : public testing::Test
 		return connection.asked();
 	}
 };
+
+/// Is it true in a process that is forked from this one?
+bool
+in_child(const std::function<bool()> &condition)
+{
+	pid_t child = fork();
+	int status = 0;
+
+	if (child == 0)
+		_exit(condition() ? 0 : 1);
+	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
 } // namespace
 
 TEST_F(Guard, ReleasesAtItsEnd)
@@ -282,4 +298,114 @@ TEST_F(Guard, NoneOfSeveralIsHeldAfterATimeout)
 	connection.answer("f");
 	EXPECT_THROW(guard late(connection, both, {.timeout = 0s}), pglock::timeout_error);
 	EXPECT_NO_THROW(guard free(connection, "b"));
+}
+
+TEST_F(Guard, WhatCouldNotBeReleasedIsReleasedFirst)
+{
+	const std::string try_ = "SELECT pglock.try($1::text, $2::boolean, $3::text)|";
+	{
+		guard both(connection, {"a", "b"}, {.shared = true});
+		guard one(connection, "c");
+
+		connection.status = transaction_status::busy;
+	}
+	EXPECT_EQ(heard.all().size(), 2u);
+	connection.status = transaction_status::idle;
+	connection.asked();
+
+	pglock::lock next(connection, "c");
+
+	connection.fail("57014");
+	EXPECT_THROW((void)next.try_acquire(), pglock::error) << "not before";
+	EXPECT_EQ(connection.asked(), texts{release + "c"});
+	connection.answer("f"); // somebody else has done so
+	EXPECT_TRUE(next.try_acquire());
+	EXPECT_EQ(connection.asked(),
+			  (texts{release + "c", "SELECT pglock.release($1::text, true)|a",
+					 "SELECT pglock.release($1::text, true)|b", try_ + "c|f|session"}));
+	EXPECT_TRUE(next.release());
+	EXPECT_EQ(connection.asked(), texts{release + "c"}) << "that was all";
+}
+
+TEST_F(Guard, AReleaseBringsTheOthersAlong)
+{
+	guard kept(connection, "a");
+	{
+		guard lost(connection, "b");
+
+		connection.fail("57014");
+	}
+	connection.asked();
+	connection.answer("t");
+	connection.fail("57014");
+	EXPECT_NO_THROW(kept.unlock()) << "that went well";
+	EXPECT_EQ(connection.asked(), (texts{release + "a", release + "b"}));
+	EXPECT_EQ(heard.all().size(), 1u);
+	EXPECT_EQ(guard(connection, "c").locked(), true);
+	EXPECT_EQ(connection.asked()[0], release + "b");
+}
+
+TEST_F(Guard, NothingIsOwedWhereNothingIsHeld)
+{
+	{
+		guard in_transaction(connection, "a", {.rollback_on_error = false});
+
+		connection.fail("08006");
+	}
+	{
+		guard released_by_others(connection, "b");
+
+		connection.answer("f");
+	}
+	connection.status = transaction_status::open;
+	{
+		guard in_transaction(connection, "c", {.scope = pglock::scope::transaction});
+
+		connection.status = transaction_status::busy;
+	}
+	EXPECT_TRUE(connection.memory.session()->owed.empty());
+}
+
+TEST_F(Guard, AnotherProcessForgetsItAndSendsNothing)
+{
+	std::optional<guard> held(std::in_place, connection, "a");
+	pglock::shared_mutex mutex(connection, "b");
+	pglock::lock lock(connection, "c");
+
+	mutex.lock_shared();
+	mutex.lock_shared();
+	EXPECT_TRUE(lock.acquire());
+	connection.status = transaction_status::failed;
+	connection.asked();
+	EXPECT_TRUE(in_child([&] {
+		bool is_held = held->locked() || lock.locked();
+
+		held.reset();
+		mutex.unlock_shared();
+		mutex.unlock_shared();
+		is_held = lock.release() || lock.handle_error() || is_held;
+		return !is_held && lock.lost() && connection.asked().empty() && heard.all().empty();
+	}));
+	EXPECT_TRUE(in_child([&] {
+		try
+		{
+			pglock::mutex(connection, "d").lock();
+		}
+		catch (const pglock::connection_lost &)
+		{
+			return connection.asked().empty();
+		}
+		return false;
+	}));
+	EXPECT_TRUE(in_child([] {
+		fake::connection own;
+
+		return guard(own, "a").locked();
+	}));
+	EXPECT_TRUE(held->locked()) << "it is still ours";
+	held.reset();
+	mutex.unlock_shared();
+	mutex.unlock_shared();
+	EXPECT_TRUE(lock.release());
+	EXPECT_EQ(connection.asked().size(), 5u) << "ROLLBACK and four releases";
 }

@@ -1,4 +1,6 @@
 // What a lock object says to the server, and what it makes of the answers.
+#include <chrono>
+#include <cmath>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -11,6 +13,7 @@
 #include "handler.hpp"
 
 using namespace std::chrono_literals;
+using pglock::guard;
 using pglock::lock;
 using pglock::transaction_status;
 using texts = std::vector<std::string>;
@@ -84,6 +87,38 @@ TEST_F(Lock, WithoutTimeItTries)
 	EXPECT_TRUE(lock.try_acquire());
 	EXPECT_EQ(connection.asked(),
 			  (texts{try_ + "|a|f|session", try_ + "|a|f|session", try_ + "|a|f|session"}));
+}
+
+TEST_F(Lock, WaitsForAnyDuration)
+{
+	using std::chrono::duration;
+	auto asked = [&](const pglock::time_limit &timeout) {
+		std::string by_option;
+
+		connection.asked();
+		{
+			guard guard(connection, "a", {.timeout = timeout});
+
+			by_option = connection.asked()[0];
+		}
+		lock lock(connection, "a");
+
+		EXPECT_TRUE(lock.acquire(timeout));
+		EXPECT_EQ(connection.asked()[1], by_option);
+		return by_option;
+	};
+	const std::string wait = "CALL pglock.lock($1::text, $2::interval, $3::boolean)|a|";
+
+	for (pglock::time_limit longest : {pglock::time_limit(24h * 25),
+									   {std::chrono::hours::max()},
+									   {std::chrono::milliseconds::max()}})
+		EXPECT_EQ(asked(longest), wait + "2147483647 ms|f");
+	EXPECT_EQ(asked(24h * 24), wait + "2073600000 ms|f");
+	EXPECT_EQ(asked(1001us), wait + "2 ms|f");
+	EXPECT_EQ(asked(duration<double>(0.5)), wait + "500 ms|f");
+	for (pglock::time_limit none :
+		 {pglock::time_limit(-1s), {std::chrono::hours::min()}, {duration<double>(std::nan(""))}})
+		EXPECT_TRUE(asked(none).starts_with("SELECT pglock.try("));
 }
 
 TEST_F(Lock, ItsOwnTimeoutIsFalse)
@@ -375,4 +410,76 @@ TEST_F(Lock, NumbersAreTheServers)
 	EXPECT_EQ(lock.token(), 1764000000000000);
 	EXPECT_EQ(connection.asked(),
 			  (texts{"SELECT pglock.lock_id($1::text)|a", "SELECT pglock.token($1::text)|a"}));
+}
+
+TEST_F(Lock, ALostConnectionIsNotLocked)
+{
+	lock lock(connection, "a");
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_TRUE(lock.locked());
+	connection.lost = true;
+	EXPECT_FALSE(lock.locked());
+	EXPECT_EQ(lock.depth(), 0u);
+}
+
+namespace
+{
+/// Notes how long each command may take, in seconds, or -1.
+struct timed_traits : pglock::connection_traits<fake::connection>
+{
+	static inline std::vector<long> limits;
+
+	static pglock::reply
+	execute(fake::connection &to, const char *text, pglock::parameters values,
+			const pglock::deadline &until = {})
+	{
+		auto left = until.value_or(std::chrono::steady_clock::time_point()) -
+					std::chrono::steady_clock::now();
+
+		limits.push_back(until ? std::chrono::round<std::chrono::seconds>(left).count() : -1);
+		return to.run(text, values);
+	}
+
+	static void
+	rollback(fake::connection &of, const pglock::deadline &until = {})
+	{
+		(void)execute(of, "ROLLBACK", {}, until);
+	}
+};
+} // namespace
+
+TEST_F(Lock, WhatHasATimeoutHasADeadline)
+{
+	auto connection = pglock::through<timed_traits>(this->connection);
+	auto limits_of = [&](const pglock::options &options, auto work) {
+		lock lock(connection, "a", options);
+
+		timed_traits::limits.clear();
+		work(lock);
+		return timed_traits::limits;
+	};
+	auto take = [&](lock &lock) {
+		EXPECT_TRUE(lock.acquire());
+		(void)lock.token();
+		this->connection.status = transaction_status::open;
+		lock.handle_error();
+		this->connection.status = transaction_status::idle;
+	};
+	using seconds = std::vector<long>;
+
+	EXPECT_EQ(limits_of({}, take), (seconds{-1, -1, -1, -1}));
+	EXPECT_EQ(limits_of({.timeout = 60s}, take), (seconds{65, 5, 5, 5}));
+	EXPECT_EQ(limits_of({.timeout = 0s, .grace = 20s}, take), (seconds{20, 20, 20, 20}));
+	EXPECT_EQ(limits_of({},
+						[](lock &lock) {
+							EXPECT_TRUE(lock.acquire(30s));
+							lock.release();
+							EXPECT_TRUE(lock.try_acquire());
+							lock.release();
+							EXPECT_TRUE(lock.acquire());
+							lock.release();
+						}),
+			  (seconds{35, 5, 5, 5, -1, -1}));
+	EXPECT_EQ(limits_of({.timeout = std::chrono::hours::max()}, take)[0], 2147489);
 }

@@ -133,6 +133,17 @@ TEST_F(Protocol, TakesInOneStep)
 	EXPECT_EQ(announced(), 1U);
 }
 
+TEST_F(Protocol, FirstReleasesWhatCouldNotBe)
+{
+	hold wanted(connection, {"a"}, {});
+
+	connection.memory.session()->owed = {{"a", false}, {"b", true}};
+	EXPECT_EQ(take(wanted), outcome::taken);
+	EXPECT_EQ(connection.asked(), (texts{"SELECT pglock.release($1::text, false)|a",
+										 "SELECT pglock.release($1::text, true)|b", call}));
+	EXPECT_TRUE(connection.memory.session()->owed.empty());
+}
+
 TEST_F(Protocol, TimeoutIsARefusal)
 {
 	hold wanted(connection, {"a"}, {});

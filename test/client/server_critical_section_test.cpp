@@ -218,7 +218,9 @@ TEST_F(CriticalSection, ATimeoutLeavesNothing)
 			catch (const pglock::timeout_error &error)
 			{
 				EXPECT_EQ(error.sqlstate(), "55P03");
-				EXPECT_STREQ(error.what(), "could not acquire lock \"a\" in time");
+				EXPECT_TRUE(
+					std::string(error.what()).starts_with("could not acquire lock \"a\" in time"))
+					<< error.what();
 			}
 		}
 		options.timeout = -1ms;
@@ -337,6 +339,10 @@ TEST_F(CriticalSection, CopyInDisguiseDoesNotHang)
 
 	EXPECT_EQ(run({"SELECT 1", query::prepared("out"), "SELECT 2"}), "0A000");
 	expect_untouched("after COPY TO STDOUT");
+	EXPECT_THROW(critical_section(session.get(), "a", insert, query::prepared("out")),
+				 pglock::result_lost);
+	EXPECT_EQ(session.query("SELECT count(*) FROM work"), "1") << "that is committed";
+	session.query("TRUNCATE work");
 	EXPECT_EQ(run({insert, query::prepared("in"), insert}), "0A000");
 	EXPECT_TRUE(pglock::connection_ref(session.get()).lost());
 	PQreset(session.get());
@@ -430,7 +436,7 @@ TEST_F(CriticalSection, AConnectionThatIsLostMeanwhileIsAnError)
 		{
 			critical_section(session.get(), "a", insert);
 		}
-		catch (const pglock::connection_lost &)
+		catch (const pglock::outcome_unknown &)
 		{
 			is_lost = true;
 		}
@@ -496,15 +502,15 @@ TEST_F(CriticalSection, IsPreparedIfAllowed)
 	EXPECT_EQ(trips({.statements = pglock::statements::unprepared}), 1);
 	EXPECT_EQ(prepared(), "");
 	EXPECT_EQ(trips(), 1);
-	EXPECT_EQ(prepared(), "begin_1 commit_1 enter_1");
+	EXPECT_EQ(prepared(), "begin_1 commit_1 enter_2");
 	EXPECT_EQ(trips({.timeout = 5s}), 1);
-	EXPECT_EQ(prepared(), "begin_1 commit_1 enter_1 enter_in_time_1");
+	EXPECT_EQ(prepared(), "begin_1 commit_1 enter_2 enter_in_time_2");
 	EXPECT_EQ(notices, "");
 }
 
 TEST_F(CriticalSection, PreparedStatementsThatAreGoneDoNoHarm)
 {
-	for (const char *lost : {"pglock_begin_1", "pglock_enter_1", "pglock_commit_1"})
+	for (const char *lost : {"pglock_begin_1", "pglock_enter_2", "pglock_commit_1"})
 	{
 		libpq_session other;
 		auto trips = [&] {
@@ -523,21 +529,32 @@ TEST_F(CriticalSection, PreparedStatementsThatAreGoneDoNoHarm)
 	}
 }
 
+TEST_F(CriticalSection, DiscardAllInBetweenCostsNothing)
+{
+	for (const char *discard : {"DISCARD ALL", "DEALLOCATE ALL", "DISCARD ALL", "DISCARD ALL"})
+	{
+		EXPECT_EQ(server::round_trips(session, [&] { EXPECT_EQ(run({insert}), "none"); }), 1);
+		EXPECT_EQ(session.query("SELECT count(*) FROM pg_prepared_statements"), "3");
+		session.query(discard);
+	}
+}
+
 TEST_F(CriticalSection, StatementsPreparedByAnotherProgramAreUsed)
 {
-	session.query("PREPARE pglock_enter_1 (text) AS "
-				  "SELECT pglock.acquire($1::text, NULL, false, 'transaction')");
+	pglock::detail::result_ptr(PQprepare(session.get(), "pglock_enter_2",
+										 "CALL pglock.lock($1::text, NULL, false, 'transaction')",
+										 0, nullptr));
 	EXPECT_EQ(run({insert}), "none") << "it is there, as a pooler may have it";
 	EXPECT_EQ(server::round_trips(session, [&] { EXPECT_EQ(run({insert}), "none"); }), 1);
 	EXPECT_EQ(session.query("SELECT generic_plans + custom_plans FROM pg_prepared_statements "
-							"WHERE name = 'pglock_enter_1'"),
+							"WHERE name = 'pglock_enter_2'"),
 			  "1");
 }
 
 TEST_F(CriticalSection, PreparedStatementsOfOthersDoNoHarm)
 {
-	for (const char *foreign : {"begin_1 AS SELECT $1", "enter_1 (text, text) AS SELECT $1 || $2",
-								"enter_1 AS SELECT 1", "commit_1 AS SELECT pg_backend_pid()"})
+	for (const char *foreign : {"begin_1 AS SELECT $1", "enter_2 (text, text) AS SELECT $1 || $2",
+								"enter_2 AS SELECT 1", "commit_1 AS SELECT pg_backend_pid()"})
 	{
 		libpq_session other;
 
@@ -563,4 +580,18 @@ TEST_F(CriticalSection, RunsPreparedStatementsOfTheUser)
 	EXPECT_STREQ(PQgetvalue(results[0].get(), 0, 0), "42");
 	EXPECT_EQ(run({insert, query::prepared("none")}), "26000") << "that is not our trouble";
 	expect_nothing("after it");
+}
+
+TEST_F(CriticalSection, ReleasesFirstWhatAGuardCouldNot)
+{
+	{
+		pglock::guard guard(session.get(), "b");
+
+		ASSERT_EQ(PQsendQuery(session.get(), "SELECT 1"), 1);
+	}
+	while (PGresult *result = PQgetResult(session.get()))
+		PQclear(result);
+	EXPECT_FALSE(server::is_free("b"));
+	EXPECT_EQ(run({insert}), "none");
+	EXPECT_TRUE(server::is_free("b"));
 }

@@ -1,6 +1,10 @@
 // What is particular to libpq: round trips, prepared statements, reset, pipelines.
 #include <functional>
+#include <optional>
 #include <string>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "handler.hpp"
 #include "server.hpp"
@@ -210,4 +214,70 @@ TEST_F(Libpq, TransactionScopeFollowsTheTransaction)
 	EXPECT_FALSE(lock.release());
 	EXPECT_FALSE(server::is_free("a"));
 	session.commit();
+}
+
+TEST_F(Libpq, AnotherTransactionIsNotTheLocksOwn)
+{
+	pglock::lock lock(session.get(), "a", {.scope = pglock::scope::transaction});
+
+	session.query("CREATE TEMP TABLE checked (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)");
+	for (const char *end : {"COMMIT", "ROLLBACK", "SELECT 1/0", "COMMIT AND CHAIN",
+							"INSERT INTO checked VALUES (1), (1)", "PREPARE TRANSACTION 'locked'"})
+	{
+		session.begin();
+		EXPECT_TRUE(lock.acquire()) << end;
+		EXPECT_TRUE(lock.locked());
+		PQclear(PQexec(session.get(), end));
+		PQclear(PQexec(session.get(), "COMMIT"));
+		session.begin();
+		EXPECT_FALSE(lock.locked()) << end;
+		session.rollback();
+	}
+	session.query("ROLLBACK PREPARED 'locked'");
+
+	session.begin();
+	EXPECT_TRUE(lock.acquire());
+	session.query("SAVEPOINT later");
+	session.query("ROLLBACK TO later");
+	EXPECT_TRUE(lock.locked());
+	session.rollback();
+}
+
+TEST_F(Libpq, ALockThatCouldNotBeReleasedIsReleasedLater)
+{
+	{
+		pglock::guard guard(session.get(), "a");
+
+		ASSERT_EQ(PQsendQuery(session.get(), "SELECT 1"), 1);
+	}
+	EXPECT_EQ(heard.all().size(), 1u);
+	while (PGresult *result = PQgetResult(session.get()))
+		PQclear(result);
+	EXPECT_FALSE(server::is_free("a")) << "nothing could be sent";
+	{
+		pglock::guard next(session.get(), "b");
+
+		EXPECT_TRUE(server::is_free("a"));
+	}
+	EXPECT_TRUE(server::is_free("b"));
+}
+
+TEST_F(Libpq, AForkedProcessLeavesTheLockAlone)
+{
+	std::optional<pglock::guard> guard(std::in_place, session.get(), "a");
+	pid_t child = fork();
+	int status = 0;
+
+	if (child == 0)
+	{
+		guard.reset();
+		_exit(0);
+	}
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+	EXPECT_FALSE(server::is_free("a"));
+	EXPECT_EQ(session.query("SELECT 'well'"), "well");
+	guard.reset();
+	EXPECT_TRUE(server::is_free("a"));
+	EXPECT_TRUE(heard.all().empty());
 }

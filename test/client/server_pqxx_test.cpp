@@ -30,8 +30,11 @@ TEST_F(Pqxx, ATransactionObjectHoldsAtTransactionScope)
 	pglock::guard guard(work, "a");
 
 	EXPECT_EQ(scopes_held(), "transaction");
+	EXPECT_TRUE(guard.locked());
 	work.commit();
+	EXPECT_FALSE(guard.locked());
 	EXPECT_EQ(scopes_held(), "");
+	EXPECT_THROW(pglock::guard(work, "a").unlock(), pglock::error) << "it would not last";
 }
 
 TEST_F(Pqxx, AConnectionAndANontransactionHoldAtSessionScope)

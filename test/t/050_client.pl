@@ -84,6 +84,24 @@ sub connect_to
 	die "nobody listens at $path";
 }
 
+# Does the compiler take a statement without a warning?
+sub compiles
+{
+	my ($statement) = @_;
+	my $source = "#include <postgres_lock/libpq.hpp>\n"
+	  . "void take(PGconn *connection) { $statement }\n";
+
+	return IPC::Run::run(
+		[ 'sh', '-c', "$compiler -std=c++20 $warnings -fsyntax-only -I$root/src/client "
+			  . '$(pkg-config --cflags libpq) -x c++ -' ],
+		'<', \$source, '>&', \my $said);
+}
+
+# a guard without a name would release at once
+ok(compiles("pglock::guard guard($_);") && !compiles("pglock::guard($_);"),
+	"guard($_): only with a name")
+  foreach 'connection, "a"', 'connection, {"a", "b"}', 'connection, std::vector<pglock::key>{"a"}';
+
 # its own tests
 make_tests('each header compiles alone', $build, 'headers');
 foreach my $program ('unit', 'server', 'async')
@@ -97,6 +115,13 @@ if ($ENV{SANITIZE})
 	make_tests('async: builds for threads', "$build/thread", 'async', 'thread');
 	run_tests("$build/thread/async");
 }
+
+# two shared objects that hide their symbols know of each other's locks; clang has no symbols that are
+# one even among those that are loaded apart
+make_tests('the plugins compile', $build, 'plugins');
+succeeds("plugins that are loaded $_: exclude each other",
+	"$build/plugin_host", $_, "$build/plugin_one.so", "$build/plugin_two.so")
+  foreach 'global', ($compiler =~ /clang/ ? () : 'local');
 
 # the examples
 make_tests('the examples compile', $build, 'examples');

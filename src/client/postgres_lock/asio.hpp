@@ -109,7 +109,7 @@ class async_lock
 
 	template <typename Token>
 	auto
-	async_acquire(std::chrono::milliseconds timeout, Token &&token)
+	async_acquire(time_limit timeout, Token &&token)
 	{
 		return take(timeout, std::forward<Token>(token));
 	}
@@ -221,7 +221,8 @@ class [[nodiscard]] async_guard
 	async_guard() = default;
 
 	/// For the library itself.
-	explicit async_guard(std::shared_ptr<detail::async_hold> held) noexcept : held_(std::move(held))
+	[[nodiscard]] explicit async_guard(std::shared_ptr<detail::async_hold> held) noexcept
+		: held_(std::move(held))
 	{
 	}
 

@@ -1,6 +1,7 @@
 // connection.hpp: what the locks need of a connection, whatever library it belongs to.
 #pragma once
 
+#include <chrono>
 #include <concepts>
 #include <memory>
 #include <optional>
@@ -32,6 +33,9 @@ using parameters = std::span<const char *const>;
 /// What a command answered: the first value of its first row. Nothing if there is no row, or NULL.
 using reply = std::optional<std::string>;
 
+/// By when a command has to be answered. Nothing: whenever.
+using deadline = std::optional<std::chrono::steady_clock::time_point>;
+
 /// The customization point: what locks need of a connection of the type `T`. Specialize it for a
 /// type of your own, with these static member functions. (`postgres_lock/libpq.hpp` and `pqxx.hpp`
 /// do so.)
@@ -62,6 +66,10 @@ using reply = std::optional<std::string>;
 /// `void prepare(T &, const char *name, const char *text)` and
 /// `reply execute_prepared(T &, const char *name, parameters)`: both or none. Without them nothing
 /// is prepared.
+///
+/// `execute`, `rollback`, `prepare` and `execute_prepared` with one parameter more, a
+/// `const deadline &`: all or none. If there is no answer by then, they close the connection and
+/// throw `connection_lost`. Without it a server that does not answer is waited for.
 template <typename T> struct connection_traits
 {
 };
@@ -82,6 +90,9 @@ concept connection_interface = requires(T &connection, const char *text, paramet
 
 namespace detail
 {
+inline constexpr const char *no_answer_text =
+	"the server has not answered in time, so the connection has been closed";
+
 template <typename Traits, typename T>
 concept tells_loss = requires(T &connection)
 {
@@ -126,18 +137,27 @@ concept can_prepare = requires(T &connection, const char *text, parameters value
 		} -> std::same_as<reply>;
 };
 
+template <typename Traits, typename T>
+concept has_deadlines = requires(T &connection, const char *text, parameters values,
+								 const deadline &until)
+{
+	{
+		Traits::execute(connection, text, values, until)
+		} -> std::same_as<reply>;
+};
+
 /// The functions of one interface, with the connection's type forgotten.
 struct operations
 {
-	reply (*execute)(void *, const char *text, parameters);
+	reply (*execute)(void *, const char *text, parameters, const deadline &);
 	transaction_status (*status)(void *) noexcept;
-	void (*rollback)(void *);
+	void (*rollback)(void *, const deadline &);
 	bool (*lost)(void *) noexcept;
 	scope (*default_scope)(void *) noexcept;
 	std::shared_ptr<session> (*session_of)(void *);
 	/// null if nothing can be prepared
-	void (*prepare)(void *, const char *name, const char *text);
-	reply (*execute_prepared)(void *, const char *name, parameters);
+	void (*prepare)(void *, const char *name, const char *text, const deadline &);
+	reply (*execute_prepared)(void *, const char *name, parameters, const deadline &);
 };
 
 template <typename Traits, typename T>
@@ -146,13 +166,22 @@ make_operations() noexcept
 {
 	operations made{};
 
-	made.execute = [](void *connection, const char *text, parameters values) {
-		return Traits::execute(*static_cast<T *>(connection), text, values);
+	made.execute = [](void *connection, const char *text, parameters values,
+					  [[maybe_unused]] const deadline &until) {
+		if constexpr (has_deadlines<Traits, T>)
+			return Traits::execute(*static_cast<T *>(connection), text, values, until);
+		else
+			return Traits::execute(*static_cast<T *>(connection), text, values);
 	};
 	made.status = [](void *connection) noexcept {
 		return Traits::status(*static_cast<T *>(connection));
 	};
-	made.rollback = [](void *connection) { Traits::rollback(*static_cast<T *>(connection)); };
+	made.rollback = [](void *connection, [[maybe_unused]] const deadline &until) {
+		if constexpr (has_deadlines<Traits, T>)
+			Traits::rollback(*static_cast<T *>(connection), until);
+		else
+			Traits::rollback(*static_cast<T *>(connection));
+	};
 	made.lost = []([[maybe_unused]] void *connection) noexcept {
 		if constexpr (tells_loss<Traits, T>)
 			return Traits::lost(*static_cast<T *>(connection));
@@ -175,11 +204,19 @@ make_operations() noexcept
 	};
 	if constexpr (can_prepare<Traits, T>)
 	{
-		made.prepare = [](void *connection, const char *name, const char *text) {
-			Traits::prepare(*static_cast<T *>(connection), name, text);
+		made.prepare = [](void *connection, const char *name, const char *text,
+						  [[maybe_unused]] const deadline &until) {
+			if constexpr (has_deadlines<Traits, T>)
+				Traits::prepare(*static_cast<T *>(connection), name, text, until);
+			else
+				Traits::prepare(*static_cast<T *>(connection), name, text);
 		};
-		made.execute_prepared = [](void *connection, const char *name, parameters values) {
-			return Traits::execute_prepared(*static_cast<T *>(connection), name, values);
+		made.execute_prepared = [](void *connection, const char *name, parameters values,
+								   [[maybe_unused]] const deadline &until) {
+			if constexpr (has_deadlines<Traits, T>)
+				return Traits::execute_prepared(*static_cast<T *>(connection), name, values, until);
+			else
+				return Traits::execute_prepared(*static_cast<T *>(connection), name, values);
 		};
 	}
 	return made;
@@ -226,9 +263,9 @@ class connection_ref
 
 	/// Runs a command as it is. See `connection_traits` for these.
 	reply
-	execute(const char *text, parameters values = {}) const
+	execute(const char *text, parameters values = {}, const deadline &until = {}) const
 	{
-		return operations_->execute(connection_, text, values);
+		return operations_->execute(connection_, text, values, until);
 	}
 
 	[[nodiscard]] transaction_status
@@ -238,9 +275,9 @@ class connection_ref
 	}
 
 	void
-	rollback() const
+	rollback(const deadline &until = {}) const
 	{
-		operations_->rollback(connection_);
+		operations_->rollback(connection_, until);
 	}
 
 	[[nodiscard]] bool
@@ -262,15 +299,15 @@ class connection_ref
 	}
 
 	void
-	prepare(const char *name, const char *text) const
+	prepare(const char *name, const char *text, const deadline &until = {}) const
 	{
-		operations_->prepare(connection_, name, text);
+		operations_->prepare(connection_, name, text, until);
 	}
 
 	reply
-	execute_prepared(const char *name, parameters values) const
+	execute_prepared(const char *name, parameters values, const deadline &until = {}) const
 	{
-		return operations_->execute_prepared(connection_, name, values);
+		return operations_->execute_prepared(connection_, name, values, until);
 	}
 
 	[[nodiscard]] std::shared_ptr<detail::session>

@@ -117,7 +117,50 @@ using result = detail::result_ptr;
 
 namespace detail
 {
+/// Does the server say that the command has failed, and the connection has not? A proxy that has
+/// lost its server does not know what became of the command.
+[[nodiscard]] inline bool
+is_server_error(const PGresult *answer) noexcept
+{
+	const char *severity = PQresultErrorField(answer, PG_DIAG_SEVERITY_NONLOCALIZED);
+
+	return severity != nullptr && std::string_view(severity) == "ERROR";
+}
+
+[[nodiscard]] inline bool
+is_success(const PGresult *answer) noexcept
+{
+	ExecStatusType status = PQresultStatus(answer);
+
+	return status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK || status == PGRES_EMPTY_QUERY;
+}
+
+[[nodiscard]] inline std::string_view
+sqlstate_of(const PGresult *answer) noexcept
+{
+	const char *sqlstate = PQresultErrorField(answer, PG_DIAG_SQLSTATE);
+
+	return sqlstate != nullptr ? sqlstate : std::string_view();
+}
+
+[[nodiscard]] inline bool
+ends_transaction(std::string_view tag) noexcept
+{
+	return tag == "COMMIT" || tag == "ROLLBACK" || tag == "PREPARE TRANSACTION";
+}
+
+[[nodiscard]] inline std::string_view
+tag_of(const PGresult *answer) noexcept
+{
+	const char *tag = PQcmdStatus(const_cast<PGresult *>(answer));
+
+	return tag != nullptr ? tag : std::string_view();
+}
+
 /// One critical section: what is checked, sent and read.
+///
+/// Once COMMIT is on its way, only its answer tells what became of it. So all answers are read
+/// before any of them is judged, and success allocates nothing after that point.
 class critical_section
 {
   public:
@@ -128,6 +171,9 @@ class critical_section
 	{
 		if (options.scope == scope::session)
 			throw std::invalid_argument("a critical section has transaction scope");
+		check_session(*session_, key);
+		if (ref_.lost())
+			throw connection_lost("the connection of lock \"" + key.text() + "\" is lost");
 		switch (ref_.status())
 		{
 			case transaction_status::busy:
@@ -138,7 +184,8 @@ class critical_section
 								"\" can't be part of a transaction",
 							"25001");
 			case transaction_status::idle:
-				hold::check_conflicts(ref_, *session_, key, options.shared);
+				settle(ref_, *session_, options.statements, limit());
+				hold::check_conflicts(ref_, *session_, key, options.shared, limit());
 		}
 	}
 
@@ -155,6 +202,31 @@ class critical_section
 	}
 
   private:
+	/// For the end of a message.
+	static constexpr const char *closed = "\nThe connection has been closed.";
+
+	/// What became of the transaction.
+	enum class fate : unsigned char { rolled_back, committed, unknown };
+
+	/// The first answer that is not what it should be. It may be null.
+	struct fault
+	{
+		result answer;
+		/// of the library, or null
+		const statement *what;
+		/// of the user's, from 1, or 0
+		std::size_t number;
+	};
+
+	/// By when the server has to answer what takes no time, after that wait for the lock.
+	[[nodiscard]] deadline
+	limit(milliseconds wait = milliseconds::zero()) const
+	{
+		if (!options_.timeout)
+			return {};
+		return std::chrono::steady_clock::now() + wait + milliseconds(options_.grace);
+	}
+
 	/// Nothing: there is trouble with a prepared statement, and all has been rolled back.
 	std::optional<std::vector<result>>
 	attempt(std::span<const query> queries)
@@ -162,23 +234,57 @@ class critical_section
 		bool is_simple = !options_.timeout && !options_.shared;
 		const statement &enter = is_simple ? enter_statement : enter_in_time_statement;
 		std::vector<result> results;
-		pipeline pipeline(connection_);
+		pipeline pipeline(connection_, limit(options_.timeout.value_or(milliseconds::zero())));
 
 		results.reserve(queries.size());
-		send(pipeline, begin_statement);
-		send_enter(pipeline, enter);
-		for (const query &each : queries)
-			each.send(pipeline);
-		send(pipeline, commit_statement);
-		pipeline.sync();
+		fault_.reset();
+		send_work(pipeline, enter, queries);
+		send_commit(pipeline);
 
-		if (!receive(pipeline, begin_statement) || !receive(pipeline, enter))
+		receive(pipeline, begin_statement);
+		receive(pipeline, enter);
+		pipeline.limit({});
+		for (std::size_t i = 1; i <= queries.size(); i++)
+			results.push_back(receive(pipeline, i));
+
+		result commit = answer_to(pipeline, commit_statement);
+
+		pipeline.limit(limit());
+
+		bool is_well = pipeline.finish();
+		fate became = fate_of(commit.get(), is_well);
+
+		if (became == fate::committed && !fault_)
+			return results;
+		note(std::move(commit), &commit_statement, 0);
+		results.clear(); // gives back memory, which what follows needs
+		if (became == fate::rolled_back && is_well && is_trouble())
 			return {};
-		for (std::size_t i = 0; i < queries.size(); i++)
-			results.push_back(checked(pipeline.next(), i + 1));
-		if (!receive(pipeline, commit_statement, "COMMIT"))
-			return {};
-		return results;
+		if (became == fate::unknown)
+			shut_down(connection_);
+		fail(became, became == fate::unknown || !is_well, pipeline.is_late());
+	}
+
+	/// If libpq fails here, nothing is done, since COMMIT is not sent.
+	void
+	send_work(pipeline &pipeline, const statement &enter, std::span<const query> queries) const
+	{
+		try
+		{
+			send(pipeline, begin_statement);
+			send_enter(pipeline, enter);
+			// the server's time for the lock is known, that for the statements is not
+			if (options_.timeout)
+				pipeline.flush();
+			for (const query &each : queries)
+				each.send(pipeline);
+		}
+		catch (const error &failure)
+		{
+			if (pipeline.finish())
+				throw;
+			throw connection_lost(failure.what() + std::string(closed), failure.sqlstate());
+		}
 	}
 
 	void
@@ -192,6 +298,22 @@ class critical_section
 			 parameters(values).first(enter.index == enter_statement.index ? 1 : 3));
 	}
 
+	/// If libpq fails here, the server may have COMMIT nevertheless.
+	void
+	send_commit(pipeline &pipeline)
+	{
+		try
+		{
+			send(pipeline, commit_statement);
+			pipeline.sync();
+		}
+		catch (const error &failure)
+		{
+			shut_down(connection_);
+			throw_unknown(failure.sqlstate(), failure.what());
+		}
+	}
+
 	/// A statement of the library.
 	void
 	send(pipeline &pipeline, const statement &what, parameters values = {}) const
@@ -203,73 +325,133 @@ class critical_section
 		pipeline.send_prepared(what.name, values);
 	}
 
-	/// The answer to it. False: trouble with its prepared form, which is noted.
-	[[nodiscard]] bool
-	receive(pipeline &pipeline, const statement &what, std::string_view tag = {})
+	/// The answer to it. If it could not be prepared, that.
+	[[nodiscard]] result
+	answer_to(pipeline &pipeline, const statement &what)
 	{
-		try
+		result prepared;
+
+		if (prepares_ && !session_->prepared[what.index])
 		{
-			if (prepares_ && !session_->prepared[what.index])
-			{
-				check(pipeline.next());
+			prepared = pipeline.next();
+			if (is_success(prepared.get()))
 				session_->prepared.set(what.index);
-			}
-
-			result answer = pipeline.next();
-
-			check(answer);
-			if (!std::string_view(PQcmdStatus(answer.get())).starts_with(tag))
-				throw error(std::string(what.name) + " is another statement", "26000");
-			return true;
 		}
-		catch (const error &failure)
-		{
-			if (what.index == enter_in_time_statement.index && failure.sqlstate() == "22P02")
-				throw_timeout(key_);
-			if (!prepares_ || !is_statement_trouble(failure.sqlstate()))
-				throw;
 
-			// behind a pooler another program may have prepared it
-			bool is_there = failure.sqlstate() == "42P05";
+		result executed = pipeline.next();
 
-			session_->prepared.set(what.index, is_there);
-			session_->troubles += is_there ? 0 : 1;
-			return false;
-		}
+		return prepared && !is_success(prepared.get()) ? std::move(prepared) : std::move(executed);
 	}
 
 	void
-	check(const result &answer, const std::string &added = {}) const
+	note(result answer, const statement *what, std::size_t number)
 	{
-		switch (PQresultStatus(answer.get()))
+		if (!fault_)
+			fault_ = fault{std::move(answer), what, number};
+	}
+
+	void
+	receive(pipeline &pipeline, const statement &what)
+	{
+		result answer = answer_to(pipeline, what);
+
+		if (!is_success(answer.get()))
+			note(std::move(answer), &what, 0);
+	}
+
+	/// The answer to a statement of the user's, by its number from 1.
+	[[nodiscard]] result
+	receive(pipeline &pipeline, std::size_t number)
+	{
+		result answer = pipeline.next();
+
+		if (is_success(answer.get()) && !ends_transaction(tag_of(answer.get())))
+			return answer;
+		note(std::move(answer), nullptr, number);
+		return {};
+	}
+
+	/// libpq has no answer to what follows an error: it takes it that the server skips that. But
+	/// what an error that ends the connection follows is not known.
+	[[nodiscard]] fate
+	fate_of(const PGresult *commit, bool is_well) const noexcept
+	{
+		if (is_success(commit)) // or it is another statement of that name
+			return tag_of(commit) == "COMMIT" ? fate::committed : fate::rolled_back;
+		if (is_server_error(commit) ||
+			(is_well && PQresultStatus(commit) == PGRES_PIPELINE_ABORTED))
+			return fate::rolled_back;
+		if (fault_ && (is_server_error(fault_->answer.get()) ||
+					   PQresultStatus(fault_->answer.get()) == PGRES_COPY_IN))
+			return fate::rolled_back;
+		return fate::unknown;
+	}
+
+	/// Is it only trouble with a prepared statement of ours? Notes it.
+	[[nodiscard]] bool
+	is_trouble() const noexcept
+	{
+		const PGresult *answer = fault_->answer.get();
+		std::string_view sqlstate = sqlstate_of(answer);
+
+		if (!prepares_ || fault_->what == nullptr ||
+			(!is_success(answer) && !is_statement_trouble(sqlstate)))
+			return false;
+
+		// behind a pooler another program may have prepared it
+		bool is_there = sqlstate == "42P05";
+
+		session_->prepared.set(fault_->what->index, is_there);
+		session_->troubles += is_there ? 0 : 1;
+		return true;
+	}
+
+	[[noreturn]] void
+	fail(fate became, bool is_closed, bool is_late) const
+	{
+		const PGresult *answer = fault_->answer.get();
+		std::string_view sqlstate = sqlstate_of(answer);
+		std::string message = is_late			  ? no_answer_text
+							  : answer != nullptr ? message_of(answer)
+												  : PQerrorMessage(&connection_);
+
+		switch (PQresultStatus(answer))
 		{
-			case PGRES_COMMAND_OK:
-			case PGRES_TUPLES_OK:
-			case PGRES_EMPTY_QUERY:
-				return;
 			case PGRES_COPY_IN:
 			case PGRES_COPY_OUT:
 			case PGRES_COPY_BOTH:
-				throw error("COPY is not possible in a critical section" + added, "0A000");
+				sqlstate = "0A000";
+				message = "COPY is not possible in a critical section";
+				break;
+			case PGRES_COMMAND_OK:
+				sqlstate = "2D000";
+				message = "lock \"" + key_.text() + "\" was released by ";
+				message += tag_of(answer);
+				break;
 			default:
-				throw_libpq_error(connection_, answer.get(), added);
+				break;
 		}
+		if (fault_->number > 0)
+			message += "\nSTATEMENT:  number " + std::to_string(fault_->number);
+		if (is_closed)
+			message += closed;
+		if (became == fate::unknown)
+			throw_unknown(sqlstate, message);
+		if (became == fate::committed && sqlstate != "2D000")
+			throw result_lost("the critical section of lock \"" + key_.text() +
+								  "\" is committed, but an answer is lost: " + message,
+							  sqlstate);
+		if (is_own_timeout(sqlstate, message) && fault_->what != nullptr)
+			throw timeout_error(message, sqlstate);
+		throw_error(sqlstate, message);
 	}
 
-	/// The answer to a statement, by its number from 1.
-	[[nodiscard]] result
-	checked(result answer, std::size_t number) const
+	[[noreturn]] void
+	throw_unknown(std::string_view sqlstate, const std::string &message) const
 	{
-		std::string added = "\nSTATEMENT:  number " + std::to_string(number);
-
-		check(answer, added);
-
-		std::string_view tag = PQcmdStatus(answer.get());
-
-		if (tag == "COMMIT" || tag == "ROLLBACK" || tag == "PREPARE TRANSACTION")
-			throw error("lock \"" + key_.text() + "\" was released by " + std::string(tag) + added,
-						"2D000");
-		return answer;
+		throw outcome_unknown("it is not known whether the critical section of lock \"" +
+								  key_.text() + "\" was committed: " + message,
+							  sqlstate);
 	}
 
 	connection_ref ref_;
@@ -278,6 +460,7 @@ class critical_section
 	const key &key_;
 	const options &options_;
 	bool prepares_ = false;
+	std::optional<fault> fault_;
 };
 } // namespace detail
 
@@ -289,14 +472,27 @@ class critical_section
 ///
 /// If the lock is refused, or a statement or COMMIT fails, all is rolled back, which takes one more
 /// round trip, and the connection is as it was. Throws `timeout_error` if the options have a
-/// timeout and it passes, `deadlock_error`, `connection_lost` (then it is not known if it was
-/// committed), or `error` with the number of the statement at the end of its message: with 25001
-/// in a transaction block, and without SQLSTATE if the connection is busy or in pipeline mode.
+/// timeout and it passes, `deadlock_error`, `connection_lost` if COMMIT was not sent, or `error`
+/// with the number of the statement at the end of its message: with 25001 in a transaction block,
+/// and without SQLSTATE if the connection is busy or in pipeline mode. After these nothing has been
+/// done.
+///
+/// Throws `outcome_unknown`, a `connection_lost`, if the connection breaks before the server has
+/// told of COMMIT, or the server does not answer in time, or libpq has no memory to go on; the
+/// connection is closed then. Throws `result_lost` if the work is committed and there was no memory
+/// for an answer. After these two don't just do it again.
+///
+/// The deadline of a timeout and `options::grace` is for the lock. How long the statements may
+/// take after that the library does not know: see `statement_timeout` and `tcp_user_timeout`.
+///
 /// Throws `std::invalid_argument` for options with session scope, and `std::system_error`
 /// (`resource_deadlock_would_occur`) if an object holds the lock on this connection.
 ///
-/// Of the options `rollback_on_error` makes no difference, and `statements` is for the statement
-/// that takes the lock. All answers are kept in memory.
+/// Of the options `rollback_on_error` makes no difference, and `statements` is for BEGIN, for the
+/// statement that takes the lock, and for COMMIT. If one of these turns out not to be prepared any
+/// more, all is rolled back and sent once more without; after three times the connection does
+/// without at once. DISCARD ALL and DEALLOCATE ALL on the connection itself cost nothing: the
+/// library hears of them. All answers are kept in memory.
 inline std::vector<result>
 critical_section(PGconn *connection, const key &key, const options &options,
 				 std::span<const query> queries)

@@ -71,8 +71,25 @@ class acquire_error : public error
 	using error::error;
 };
 
-/// The connection is gone, and with its session all locks.
+/// The connection is gone, and with its session all locks. If the server did not answer in time, it
+/// ends the session when it notices that the connection is closed.
 class connection_lost : public error
+{
+  public:
+	using error::error;
+};
+
+/// The connection was lost while a critical section was to be committed. It may have been: look for
+/// what it does before you do it again.
+class outcome_unknown : public connection_lost
+{
+  public:
+	using connection_lost::connection_lost;
+};
+
+/// A critical section is committed, but what one of its statements answered could not be kept, as
+/// when there is no memory for it. Doing it again would do it twice.
+class result_lost : public error
 {
   public:
 	using error::error;
@@ -91,13 +108,15 @@ throw_error(std::string_view sqlstate, const std::string &message)
 }
 
 /// Is told of locks that could not be released where no exception can be thrown: in destructors and
-/// in `unlock()`. Unless the connection is lost the session still holds the lock.
+/// in `unlock()`. Unless the connection is lost the session still holds the lock, until an object
+/// takes or releases a lock on the connection: that first releases what could not be.
 using release_failure_handler = std::function<void(const key &, const std::exception &)>;
 
 namespace detail
 {
-inline std::mutex handler_mutex;
-inline std::shared_ptr<const release_failure_handler> handler;
+// one of each in the program, though its shared objects hide their symbols
+[[gnu::visibility("default")]] inline std::mutex handler_mutex;
+[[gnu::visibility("default")]] inline std::shared_ptr<const release_failure_handler> handler;
 
 /// Exceptions of the handler go nowhere.
 inline void

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "connection.hpp"
+#include "detail/answer.hpp"
 #include "detail/socket.hpp"
 #include "error.hpp"
 #include "lock.hpp"
@@ -17,33 +18,36 @@ namespace pglock
 {
 namespace detail
 {
-struct result_deleter
+inline int libpq_event(PGEventId id, void *info, void *);
+
+/// By its address libpq knows what is ours. One in the program, though its shared objects hide
+/// their symbols: so it is a variable, which they share even if they are loaded apart.
+[[gnu::visibility("default")]] inline PGEventProc session_event = libpq_event;
+
+[[nodiscard]] inline session_memory *
+known_memory(const PGconn *connection) noexcept
 {
-	void
-	operator()(PGresult *result) const noexcept
-	{
-		PQclear(result);
-	}
-};
+	return static_cast<session_memory *>(PQinstanceData(connection, session_event));
+}
 
-using result_ptr = std::unique_ptr<PGresult, result_deleter>;
-
-/// libpq tells when a connection is reset or closed.
+/// libpq tells when a connection is reset or closed, and of each result.
 inline int
 libpq_event(PGEventId id, void *info, void *)
 {
 	if (id == PGEVT_CONNRESET)
 	{
-		auto connection = static_cast<PGEventConnReset *>(info)->conn;
-
-		if (auto memory = static_cast<session_memory *>(PQinstanceData(connection, libpq_event)))
+		if (auto memory = known_memory(static_cast<PGEventConnReset *>(info)->conn))
 			memory->renew();
 	}
 	else if (id == PGEVT_CONNDESTROY)
+		delete known_memory(static_cast<PGEventConnDestroy *>(info)->conn);
+	else if (id == PGEVT_RESULTCREATE)
 	{
-		auto connection = static_cast<PGEventConnDestroy *>(info)->conn;
+		auto created = static_cast<PGEventResultCreate *>(info);
 
-		delete static_cast<session_memory *>(PQinstanceData(connection, libpq_event));
+		if (auto memory = known_memory(created->conn))
+			memory->session()->command_ended(PQresultStatus(created->result) != PGRES_FATAL_ERROR,
+											 PQcmdStatus(created->result));
 	}
 	return 1;
 }
@@ -76,13 +80,15 @@ throw_libpq_error(const PGconn &connection, const PGresult *result, const std::s
 
 	if (PQstatus(&connection) == CONNECTION_BAD)
 		throw connection_lost(PQerrorMessage(&connection), sqlstate != nullptr ? sqlstate : "");
-	if (result == nullptr || sqlstate == nullptr)
-		throw error(PQerrorMessage(&connection));
+	if (sqlstate == nullptr)
+		throw error(result != nullptr ? PQresultErrorMessage(result) : PQerrorMessage(&connection));
 	throw_error(sqlstate, message_of(result) + added);
 }
 
+/// The answer to a command. One that libpq could not keep, as it had no memory, leaves us not
+/// knowing what the session holds, so that costs the connection.
 [[nodiscard]] inline reply
-reply_of(const PGconn &connection, const PGresult *result)
+reply_of(PGconn &connection, const PGresult *result)
 {
 	switch (PQresultStatus(result))
 	{
@@ -92,13 +98,21 @@ reply_of(const PGconn &connection, const PGresult *result)
 			if (PQntuples(result) < 1 || PQnfields(result) < 1 || PQgetisnull(result, 0, 0))
 				return {};
 			return PQgetvalue(result, 0, 0);
+		case PGRES_FATAL_ERROR:
+			if (result != nullptr && PQstatus(&connection) == CONNECTION_OK &&
+				PQresultErrorField(result, PG_DIAG_SQLSTATE) == nullptr)
+			{
+				shut_down(connection);
+				throw connection_lost(PQresultErrorMessage(result));
+			}
+			[[fallthrough]];
 		default:
 			throw_libpq_error(connection, result);
 	}
 }
 
 [[nodiscard]] inline reply
-reply_of(const PGconn &connection, result_ptr result)
+reply_of(PGconn &connection, result_ptr result)
 {
 	return reply_of(connection, result.get());
 }
@@ -109,34 +123,54 @@ reply_of(const PGconn &connection, result_ptr result)
 template <> struct connection_traits<PGconn>
 {
 	static reply
-	execute(PGconn &connection, const char *text, parameters values)
+	execute(PGconn &connection, const char *text, parameters values, const deadline &until = {})
 	{
-		return detail::reply_of(connection,
-								detail::result_ptr(
-									PQexecParams(&connection, text, static_cast<int>(values.size()),
-												 nullptr, values.data(), nullptr, nullptr, 0)));
+		auto count = static_cast<int>(values.size());
+		auto run = [&](auto function) {
+			return function(&connection, text, count, nullptr, values.data(), nullptr, nullptr, 0);
+		};
+
+		if (!until)
+			return detail::reply_of(connection, detail::result_ptr(run(PQexecParams)));
+		return detail::reply_of(connection, detail::converse(connection, until, [&] {
+									return run(PQsendQueryParams);
+								}));
 	}
 
 	static void
-	prepare(PGconn &connection, const char *name, const char *text)
+	prepare(PGconn &connection, const char *name, const char *text, const deadline &until = {})
 	{
-		(void)detail::reply_of(connection,
-							   detail::result_ptr(PQprepare(&connection, name, text, 0, nullptr)));
+		auto run = [&](auto function) { return function(&connection, name, text, 0, nullptr); };
+
+		if (!until)
+			(void)detail::reply_of(connection, detail::result_ptr(run(PQprepare)));
+		else
+			(void)detail::reply_of(connection, detail::converse(connection, until, [&] {
+									   return run(PQsendPrepare);
+								   }));
 	}
 
 	static reply
-	execute_prepared(PGconn &connection, const char *name, parameters values)
+	execute_prepared(PGconn &connection, const char *name, parameters values,
+					 const deadline &until = {})
 	{
-		return detail::reply_of(connection, detail::result_ptr(PQexecPrepared(
-												&connection, name, static_cast<int>(values.size()),
-												values.data(), nullptr, nullptr, 0)));
+		auto count = static_cast<int>(values.size());
+		auto run = [&](auto function) {
+			return function(&connection, name, count, values.data(), nullptr, nullptr, 0);
+		};
+
+		if (!until)
+			return detail::reply_of(connection, detail::result_ptr(run(PQexecPrepared)));
+		return detail::reply_of(connection, detail::converse(connection, until, [&] {
+									return run(PQsendQueryPrepared);
+								}));
 	}
 
 	static transaction_status
 	status(PGconn &connection) noexcept
 	{
 #ifdef LIBPQ_HAS_PIPELINING
-		if (PQpipelineStatus(&connection) != PQ_PIPELINE_OFF)
+		if (PQpipelineStatus(&connection) != PQ_PIPELINE_OFF && !lost(connection))
 			return transaction_status::busy;
 #endif
 		switch (PQtransactionStatus(&connection))
@@ -153,9 +187,9 @@ template <> struct connection_traits<PGconn>
 	}
 
 	static void
-	rollback(PGconn &connection)
+	rollback(PGconn &connection, const deadline &until = {})
 	{
-		(void)execute(connection, "ROLLBACK", {});
+		(void)execute(connection, "ROLLBACK", {}, until);
 	}
 
 	static bool
@@ -168,15 +202,13 @@ template <> struct connection_traits<PGconn>
 	static session_memory &
 	memory(PGconn &connection)
 	{
-		void *known = PQinstanceData(&connection, detail::libpq_event);
-
-		if (known != nullptr)
-			return *static_cast<session_memory *>(known);
+		if (auto known = detail::known_memory(&connection))
+			return *known;
 
 		auto made = std::make_unique<session_memory>();
 
-		PQregisterEventProc(&connection, detail::libpq_event, "postgres_lock", nullptr);
-		if (PQsetInstanceData(&connection, detail::libpq_event, made.get()) == 0)
+		PQregisterEventProc(&connection, detail::session_event, "postgres_lock", nullptr);
+		if (PQsetInstanceData(&connection, detail::session_event, made.get()) == 0)
 			throw std::bad_alloc();
 		return *made.release();
 	}

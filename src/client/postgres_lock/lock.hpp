@@ -25,6 +25,9 @@ namespace pglock
 {
 /// A lock that is taken and released by hand. It neither copies nor moves.
 ///
+/// In a process that is forked while it holds the lock, it holds nothing, sends nothing when it
+/// ends, and can't be used: the lock is the parent's.
+///
 /// All functions that ask the server may throw `error`: `connection_lost`, `deadlock_error`, or
 /// the plain one for what else the server says (57014 after a cancel or `statement_timeout`, 55P03
 /// after `lock_timeout`, 25P02 in a transaction that has failed, ...). After an acquire that threw,
@@ -52,9 +55,9 @@ class lock
 		return take(timeout_);
 	}
 
-	/// The same, but waits that long: at most 2147483647 ms, and not at all for 0 and less.
+	/// The same, but waits that long, and not at all for 0 and less.
 	[[nodiscard]] bool
-	acquire(std::chrono::milliseconds timeout)
+	acquire(time_limit timeout)
 	{
 		return take(timeout);
 	}
@@ -86,8 +89,10 @@ class lock
 		return hold_.handle_error();
 	}
 
-	/// Does this object hold the lock, as far as that can be known without a round trip? What
-	/// somebody did behind its back it does not know.
+	/// Does this object hold the lock, as far as that can be known without a round trip? Not if the
+	/// connection is `lost()`, and not at transaction scope when the transaction has ended (but
+	/// libpqxx does not tell of that while another transaction object is there, nor libpq of a
+	/// rollback to a savepoint). What somebody did behind its back it does not know.
 	[[nodiscard]] bool
 	locked() const noexcept
 	{
@@ -135,6 +140,7 @@ class lock
 	[[nodiscard]] bool
 	take(const detail::wait_time &time)
 	{
+		hold_.expect(time);
 		if (!hold_.shared() && hold_.checked_depth() > 0)
 			detail::throw_held_by_this(key());
 		return hold_.take(time);
@@ -150,8 +156,9 @@ class lock
 /// At its end it gives them back. If an exception ends it, it first rolls back the transaction that
 /// is open on the connection, so that the next holder does not meet half of its work, and then
 /// releases (see `options::rollback_on_error`); a transaction that an error of the server has ended
-/// is always rolled back, unless that option is off. What fails then goes to the handler, see
-/// `set_release_failure_handler`.
+/// is always rolled back, unless that option is off. It does not matter who began the transaction:
+/// what was done in it before the guard was made is rolled back, too. What fails then goes to the
+/// handler, see `set_release_failure_handler`. As for forks, see `lock`.
 ///
 /// At transaction scope the lock is not given back but ends with the transaction.
 class [[nodiscard]] guard
@@ -159,7 +166,7 @@ class [[nodiscard]] guard
   public:
 	/// Takes the lock and waits as long as the options say. Throws `timeout_error` if the time
 	/// passes, and what `lock::acquire()` throws.
-	guard(connection_ref connection, key key, const options &options = {})
+	[[nodiscard]] guard(connection_ref connection, key key, const options &options = {})
 		: guard(connection, std::vector<pglock::key>{std::move(key)}, options)
 	{
 	}
@@ -168,13 +175,15 @@ class [[nodiscard]] guard
 	/// can't deadlock on each other. A key that is there twice counts once; one timeout for all.
 	/// Unlike the wait for one lock outside a transaction block, this wait keeps a snapshot. Throws
 	/// `std::invalid_argument` if there are no keys.
-	guard(connection_ref connection, std::initializer_list<key> keys, const options &options = {})
+	[[nodiscard]] guard(connection_ref connection, std::initializer_list<key> keys,
+						const options &options = {})
 		: guard(connection, std::vector<key>(keys), options)
 	{
 	}
 
 	/// The same.
-	guard(connection_ref connection, std::vector<key> keys, const options &options = {})
+	[[nodiscard]] guard(connection_ref connection, std::vector<key> keys,
+						const options &options = {})
 		: hold_(std::make_unique<detail::hold>(connection, std::move(keys), options))
 	{
 		if (!held().take(options.timeout))
@@ -257,7 +266,7 @@ class mutex
 	void
 	lock()
 	{
-		if (!checked().take(timeout_))
+		if (!checked(timeout_).take(timeout_))
 			detail::throw_timeout(hold_.keys().front());
 	}
 
@@ -265,7 +274,9 @@ class mutex
 	[[nodiscard]] bool
 	try_lock()
 	{
-		return checked().take(std::chrono::milliseconds::zero());
+		constexpr time_limit none = std::chrono::milliseconds::zero();
+
+		return checked(none).take(none);
 	}
 
 	/// Waits for that long. False: the time passed.
@@ -273,7 +284,7 @@ class mutex
 	[[nodiscard]] bool
 	try_lock_for(const std::chrono::duration<Rep, Period> &time)
 	{
-		return detail::take_for(checked(), time);
+		return detail::take_for(checked(time), time);
 	}
 
 	/// Waits until that time of any clock. False: it passed.
@@ -281,7 +292,7 @@ class mutex
 	[[nodiscard]] bool
 	try_lock_until(const std::chrono::time_point<Clock, Duration> &time)
 	{
-		return detail::take_until(checked(), time);
+		return detail::take_until(checked(std::chrono::milliseconds::zero()), time);
 	}
 
 	/// Gives the lock back. What fails goes to the handler, see `set_release_failure_handler`.
@@ -300,8 +311,9 @@ class mutex
 
   private:
 	[[nodiscard]] detail::hold &
-	checked()
+	checked(const detail::wait_time &time)
 	{
+		hold_.expect(time);
 		if (hold_.checked_depth() > 0)
 			detail::throw_would_deadlock(hold_.keys().front());
 		return hold_;

@@ -3,9 +3,42 @@
 
 #include <chrono>
 #include <optional>
+#include <ratio>
 
 namespace pglock
 {
+/// How long something may take: a duration of any unit, in whole milliseconds. It is rounded up,
+/// and kept between 0 and the server's longest timeout, 2147483647 ms (24 days): what is longer
+/// means that.
+class time_limit
+{
+  public:
+	template <typename Rep, typename Period>
+	constexpr time_limit(const std::chrono::duration<Rep, Period> &time) noexcept
+		: time_(kept_within(time))
+	{
+	}
+
+	constexpr operator std::chrono::milliseconds() const noexcept
+	{
+		return time_;
+	}
+
+  private:
+	static constexpr std::chrono::milliseconds longest{2147483647};
+
+	/// Of a type that no duration overflows. What is no number is 0.
+	[[nodiscard]] static constexpr std::chrono::milliseconds
+	kept_within(std::chrono::duration<long double, std::milli> time) noexcept
+	{
+		if (!(time > time.zero()))
+			return std::chrono::milliseconds::zero();
+		return time < longest ? std::chrono::ceil<std::chrono::milliseconds>(time) : longest;
+	}
+
+	std::chrono::milliseconds time_;
+};
+
 /// How long a lock lives once it is taken.
 enum class scope : unsigned char {
 	/// Until it is released, or the session ends. COMMIT and ROLLBACK don't touch it.
@@ -34,17 +67,24 @@ struct options
 	/// Share the lock with others who share it; otherwise it is held exclusively.
 	bool shared = false;
 
-	/// How long to wait, at most 2147483647 ms. 0 and less: not at all. Not given: for ever.
-	std::optional<std::chrono::milliseconds> timeout = std::nullopt;
+	/// How long to wait. 0 and less: not at all. Not given: for ever.
+	std::optional<time_limit> timeout = std::nullopt;
 
 	/// Not given: what suits the connection. That is the session, but for transaction objects.
 	std::optional<pglock::scope> scope = std::nullopt;
 
 	/// When an exception ends the life of a guard, roll back the transaction that is open on its
-	/// connection, and then release. Otherwise the transaction is left alone.
+	/// connection, and then release. That is the whole transaction, also if it was begun before the
+	/// guard was made. Otherwise the transaction is left alone.
 	bool rollback_on_error = true;
 
 	/// See there.
 	pglock::statements statements = pglock::statements::automatic;
+
+	/// How much longer than the timeout to wait for the server's answer. A server, or a proxy
+	/// before it, that has not answered by then is given up: the connection is shut down, and
+	/// `connection_lost` is thrown. Other calls for a lock that was taken with a timeout, such as
+	/// its release, wait that long. Without a timeout all wait for ever.
+	time_limit grace = std::chrono::seconds(5);
 };
 } // namespace pglock

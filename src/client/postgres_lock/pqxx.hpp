@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "connection.hpp"
+#include "detail/alarm.hpp"
 #include "detail/socket.hpp"
 #include "error.hpp"
 #include "lock.hpp"
@@ -100,6 +101,25 @@ rethrow_pqxx_error(const pqxx_connection &connection)
 	}
 }
 
+/// Runs what waits for the server, and ends it when the time passes.
+template <typename Work>
+auto
+in_time(const pqxx_connection &connection, const deadline &until, Work work)
+{
+	alarm alarm(connection.sock(), until);
+
+	try
+	{
+		return work();
+	}
+	catch (...)
+	{
+		if (alarm.has_rung())
+			throw connection_lost(no_answer_text);
+		rethrow_pqxx_error(connection);
+	}
+}
+
 /// Runs a command outside a transaction. libpqxx refuses if a transaction object is there.
 [[nodiscard]] inline reply
 run_alone(pqxx_connection &connection, const char *text, parameters values)
@@ -116,16 +136,10 @@ run_alone(pqxx_connection &connection, const char *text, parameters values)
 template <std::derived_from<detail::pqxx_connection> T> struct connection_traits<T>
 {
 	static reply
-	execute(T &connection, const char *text, parameters values)
+	execute(T &connection, const char *text, parameters values, const deadline &until = {})
 	{
-		try
-		{
-			return detail::run_alone(connection, text, values);
-		}
-		catch (...)
-		{
-			detail::rethrow_pqxx_error(connection);
-		}
+		return detail::in_time(connection, until,
+							   [&] { return detail::run_alone(connection, text, values); });
 	}
 
 	static transaction_status
@@ -135,7 +149,7 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 	}
 
 	static void
-	rollback(T &)
+	rollback(T &, const deadline & = {})
 	{
 	}
 
@@ -159,10 +173,9 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<T>
 {
 	static reply
-	execute(T &transaction, const char *text, parameters values)
+	execute(T &transaction, const char *text, parameters values, const deadline &until = {})
 	{
-		try
-		{
+		return detail::in_time(as_base(transaction).conn(), until, [&] {
 			// first, as who asks does not tell whether the transaction has ended
 			try
 			{
@@ -172,33 +185,28 @@ template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<
 			{
 				return detail::run_alone(as_base(transaction).conn(), text, values);
 			}
-		}
-		catch (...)
-		{
-			detail::rethrow_pqxx_error(as_base(transaction).conn());
-		}
+		});
 	}
 
 	static transaction_status
 	status(T &transaction) noexcept
 	{
-		return is_block(transaction) ? transaction_status::open : transaction_status::idle;
+		return is_block(transaction) && !is_over(transaction) ? transaction_status::open
+															  : transaction_status::idle;
 	}
 
 	static void
-	rollback(T &transaction)
+	rollback(T &transaction, const deadline &until = {})
 	{
-		try
-		{
-			as_base(transaction).abort();
-		}
-		catch (const pqxx::usage_error &) // it is over
-		{
-		}
-		catch (...)
-		{
-			detail::rethrow_pqxx_error(as_base(transaction).conn());
-		}
+		detail::in_time(as_base(transaction).conn(), until, [&] {
+			try
+			{
+				as_base(transaction).abort();
+			}
+			catch (const pqxx::usage_error &) // it is over
+			{
+			}
+		});
 	}
 
 	static bool
@@ -224,6 +232,23 @@ template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<
 	as_base(T &transaction) noexcept
 	{
 		return transaction;
+	}
+
+	/// A connection has one transaction object at a time, and refuses another one, until the object
+	/// has committed or aborted. Nothing is sent.
+	static bool
+	is_over(T &transaction) noexcept
+	{
+		try
+		{
+			pqxx::nontransaction another(as_base(transaction).conn());
+
+			return true;
+		}
+		catch (...)
+		{
+			return false;
+		}
 	}
 
 	static bool

@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -48,6 +51,17 @@ throw_timeout(const key &key)
 	throw timeout_error("could not acquire lock \"" + key.text() + "\" in time", "55P03");
 }
 
+/// Throws if nothing may be sent over the session's connection.
+inline void
+check_session(const session &session, const key &key)
+{
+	if (!session.is_ours())
+		throw connection_lost("the connection of lock \"" + key.text() +
+							  "\" belongs to the process that this one was forked from");
+	if (!session.alive)
+		throw connection_lost("the connection of lock \"" + key.text() + "\" is closed");
+}
+
 /// Possession of one lock, or of several that are taken and released together, in one mode and
 /// scope. It does not move: the session knows where it is.
 class hold
@@ -56,7 +70,8 @@ class hold
 	hold(connection_ref connection, std::vector<key> keys, const options &options)
 		: connection_(connection), session_(connection.session()), keys_(std::move(keys)),
 		  scope_(options.scope.value_or(connection.default_scope())), shared_(options.shared),
-		  rollback_on_error_(options.rollback_on_error), statements_(options.statements)
+		  rollback_on_error_(options.rollback_on_error), statements_(options.statements),
+		  grace_(options.grace), is_in_time_(options.timeout.has_value())
 	{
 		if (keys_.empty())
 			throw std::invalid_argument("there is no key");
@@ -74,22 +89,31 @@ class hold
 		end(false);
 	}
 
+	/// The wait that comes next, which says how long the server may take to answer.
+	void
+	expect(const wait_time &time) noexcept
+	{
+		is_in_time_ = time.has_value();
+	}
+
 	/// Takes one level more. False: the time passed. If it throws, nothing was taken.
 	[[nodiscard]] bool
 	take(const wait_time &time)
 	{
 		transaction_status status = ready_to_take();
 
+		expect(time);
+		settle();
 		(void)checked_depth();
 		for (const key &each : keys_)
-			check_conflicts(connection_, *session_, each, shared_, this);
+			check_conflicts(connection_, *session_, each, shared_, answer_limit(), this);
 		enter();
 
 		bool taken = false;
 
 		try
 		{
-			taken = ask(take_request(time, status));
+			taken = ask(take_request(time, status), answer_limit(time));
 		}
 		catch (...)
 		{
@@ -112,12 +136,20 @@ class hold
 		check_not_busy();
 		try
 		{
-			released(run(release_request()));
+			released(run(release_request(), answer_limit()));
 		}
 		catch (const connection_lost &)
 		{
 			forget();
 			throw;
+		}
+		try
+		{
+			settle();
+		}
+		catch (const std::exception &)
+		{
+			// it is owed still, and the handler has been told
 		}
 		return true;
 	}
@@ -129,31 +161,33 @@ class hold
 		bool released = false;
 
 		if (rolls_back())
-			connection_.rollback();
+			connection_.rollback(answer_limit());
 		while (depth_ > 0)
 			released = give_back() || released;
 		return released;
 	}
 
 	/// The end of possession where nothing can be thrown. A transaction that has failed is rolled
-	/// back, and after an error that ended a guard so is an open one.
+	/// back, and after an error that ended a guard so is an open one. What can't be released is
+	/// owed. In another process it is only forgotten.
 	void
 	end(bool by_error) noexcept
 	{
 		if (depth_ == 0)
 			return;
-		try
-		{
-			roll_back_failed();
-			if (by_error && rolls_back())
-				connection_.rollback();
-			while (depth_ > 0)
-				give_back();
-		}
-		catch (const std::exception &failure)
-		{
-			report_release_failure(keys_.front(), failure);
-		}
+		if (session_->is_ours())
+			try
+			{
+				roll_back_failed();
+				if (by_error && rolls_back())
+					connection_.rollback(answer_limit());
+				while (depth_ > 0)
+					give_back();
+			}
+			catch (const std::exception &failure)
+			{
+				release_failed(failure, depth_);
+			}
 		forget();
 	}
 
@@ -163,7 +197,7 @@ class hold
 	{
 		unsigned kept = depth_ > 0 ? depth_ - 1 : 0;
 
-		if (kept == 0)
+		if (kept == 0 || !session_->is_ours())
 			return end(false);
 		try
 		{
@@ -172,7 +206,7 @@ class hold
 		}
 		catch (const std::exception &failure)
 		{
-			report_release_failure(keys_.front(), failure);
+			release_failed(failure, depth_ - std::min(depth_, kept));
 		}
 		depth_ = std::min(depth_, kept);
 	}
@@ -181,26 +215,25 @@ class hold
 	[[nodiscard]] unsigned
 	depth() const noexcept
 	{
-		if (depth_ == 0 || !session_->alive ||
-			(ends_with_transaction() && connection_.status() == transaction_status::idle))
-			return 0;
-		return depth_;
+		return depth_ == 0 || lost() || (ends_with_transaction() && is_transaction_over()) ? 0
+																						   : depth_;
 	}
 
 	/// The same, but the server is asked where our books may be behind.
 	[[nodiscard]] unsigned
 	checked_depth()
 	{
-		return checked_depth(connection_);
+		return checked_depth(connection_, answer_limit());
 	}
 
 	/// By another way to the same session: our own may be a transaction object that has ended.
 	[[nodiscard]] unsigned
-	checked_depth(connection_ref asked)
+	checked_depth(connection_ref asked, const deadline &until)
 	{
 		const char *values[] = {name().c_str()};
 
-		if (may_be_over() && (depth() == 0 || asked.execute(held_statement.text, values) != "t"))
+		if (may_be_over() &&
+			(depth() == 0 || asked.execute(held_statement.text, values, until) != "t"))
 			forget();
 		return depth();
 	}
@@ -210,7 +243,8 @@ class hold
 	number(const statement &what, const key &of)
 	{
 		(void)ready();
-		return number_of(run({what, {of.text().c_str()}}));
+		settle();
+		return number_of(run({what, {of.text().c_str()}}, answer_limit()));
 	}
 
 	[[nodiscard]] static std::int64_t
@@ -226,7 +260,7 @@ class hold
 	[[nodiscard]] bool
 	lost() const noexcept
 	{
-		return !session_->alive || connection_.lost();
+		return !session_->alive || !session_->is_ours() || connection_.lost();
 	}
 
 	[[nodiscard]] const std::vector<key> &
@@ -247,8 +281,7 @@ class hold
 	transaction_status
 	ready() const
 	{
-		if (!session_->alive)
-			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
+		check_session(*session_, keys_.front());
 		return check_not_busy();
 	}
 
@@ -282,11 +315,28 @@ class hold
 	/// Throws if there is one. Asks the server where our books may be behind.
 	static void
 	check_conflicts(connection_ref connection, const detail::session &session, const key &wanted,
-					bool shared, const hold *self = nullptr)
+					bool shared, const deadline &until, const hold *self = nullptr)
 	{
 		while (hold *other = conflict(session, wanted, shared, self))
-			if (other->checked_depth(connection) > 0)
+			if (other->checked_depth(connection, until) > 0)
 				throw_would_deadlock(wanted);
+	}
+
+	/// What gives back a level that an object which has ended could not, if there is one; then
+	/// settled() is to be called.
+	[[nodiscard]] std::optional<request>
+	owed_release() const
+	{
+		if (session_->owed.empty())
+			return {};
+		return request(release_of(session_->owed.front().shared),
+					   {session_->owed.front().key.c_str()});
+	}
+
+	void
+	settled() noexcept
+	{
+		session_->owed.pop_front();
 	}
 
 	[[nodiscard]] hold *
@@ -337,7 +387,8 @@ class hold
 	void
 	granted() noexcept
 	{
-		depth_++;
+		if (depth_++ == 0)
+			transaction_ = session_->ended_transactions;
 	}
 
 	void
@@ -379,12 +430,14 @@ class hold
 	[[nodiscard]] bool
 	is_to_be_released()
 	{
+		if (!session_->is_ours())
+			forget();
 		if (depth_ == 0)
 			return false;
 		if (!session_->alive)
 		{
 			forget();
-			throw connection_lost("the connection of lock \"" + name() + "\" is closed");
+			check_session(*session_, keys_.front());
 		}
 		if (!ends_with_transaction())
 			return true;
@@ -398,7 +451,7 @@ class hold
 	{
 		if (keys_.size() > 1)
 			return {release_each_statement, {array_.c_str(), shared_ ? "t" : "f"}};
-		return {shared_ ? release_shared_statement : release_statement, {name().c_str()}};
+		return {release_of(shared_), {name().c_str()}};
 	}
 
 	/// The answer to the request to release.
@@ -428,7 +481,7 @@ class hold
 	[[nodiscard]] bool
 	rolls_back() const
 	{
-		return rollback_on_error_ && session_->alive &&
+		return rollback_on_error_ && session_->alive && session_->is_ours() &&
 			   check_not_busy() != transaction_status::idle;
 	}
 
@@ -457,7 +510,56 @@ class hold
 	{
 		if (rollback_on_error_ && session_->alive &&
 			connection_.status() == transaction_status::failed)
-			connection_.rollback();
+			connection_.rollback(answer_limit());
+	}
+
+	/// May nothing be held any more, as far as that can be known without asking?
+	[[nodiscard]] bool
+	is_transaction_over() const noexcept
+	{
+		return transaction_ != session_->ended_transactions ||
+			   connection_.status() == transaction_status::idle;
+	}
+
+	/// By when the server has to answer what it can answer after that wait.
+	[[nodiscard]] deadline
+	answer_limit(const wait_time &time) const
+	{
+		if (!time)
+			return {};
+		return std::chrono::steady_clock::now() + milliseconds(*time) + milliseconds(grace_);
+	}
+
+	/// The same for what needs no wait.
+	[[nodiscard]] deadline
+	answer_limit() const
+	{
+		return answer_limit(is_in_time_ ? wait_time(milliseconds::zero()) : wait_time());
+	}
+
+	void
+	settle()
+	{
+		detail::settle(connection_, *session_, statements_, answer_limit());
+	}
+
+	/// Tells of a failure, after which the session still has these levels unless it is lost. If
+	/// there is no memory to remember them by, they are held as long as it lives.
+	void
+	release_failed(const std::exception &failure, unsigned levels) noexcept
+	{
+		report_release_failure(keys_.front(), failure);
+		if (ends_with_transaction() || dynamic_cast<const connection_lost *>(&failure) != nullptr)
+			return;
+		try
+		{
+			for (; levels > 0; levels--)
+				for (const key &each : keys_)
+					session_->owed.push_back({each.text(), shared_});
+		}
+		catch (const std::bad_alloc &)
+		{
+		}
 	}
 
 	[[nodiscard]] const std::string &
@@ -478,11 +580,11 @@ class hold
 
 	/// Asks for a level. False: the time passed.
 	[[nodiscard]] bool
-	ask(const request &asked)
+	ask(const request &asked, const deadline &until)
 	{
 		try
 		{
-			return is_granted(asked, run(asked));
+			return is_granted(asked, run(asked, until));
 		}
 		catch (const error &failure)
 		{
@@ -493,9 +595,10 @@ class hold
 	}
 
 	[[nodiscard]] reply
-	run(const request &asked)
+	run(const request &asked, const deadline &until)
 	{
-		return detail::run(connection_, *session_, statements_, asked.what(), asked.values());
+		return detail::run(connection_, *session_, statements_, asked.what(), asked.values(),
+						   until);
 	}
 
 	void
@@ -521,6 +624,11 @@ class hold
 	bool shared_;
 	bool rollback_on_error_;
 	pglock::statements statements_;
+	time_limit grace_;
+	/// Was a time given to the last wait?
+	bool is_in_time_;
 	unsigned depth_ = 0;
+	/// How many transactions of the session had ended when the first level was taken.
+	unsigned transaction_ = 0;
 };
 } // namespace pglock::detail

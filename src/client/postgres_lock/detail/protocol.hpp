@@ -81,6 +81,9 @@ class acquisition
 	{
 		switch (step_)
 		{
+			case step::owed_releases: // should somebody else have done so, that is all right
+				hold_.settled();
+				break;
 			case step::own_hold:
 				own_hold_known(answer == "t");
 				break;
@@ -176,6 +179,7 @@ class acquisition
   private:
 	/// In the order in which they come.
 	enum class step : unsigned char {
+		owed_releases,
 		own_hold,
 		other_holds,
 		attempt,
@@ -195,6 +199,8 @@ class acquisition
 			return end_wait(outcome::cancelled);
 		switch (step_)
 		{
+			case step::owed_releases:
+				return ask_for_owed_releases();
 			case step::own_hold:
 				return ask_of_own_hold();
 			case step::other_holds:
@@ -217,6 +223,15 @@ class acquisition
 			default:
 				asked_ = drop_savepoint_statement;
 		}
+	}
+
+	void
+	ask_for_owed_releases()
+	{
+		(void)hold_.ready();
+		asked_ = hold_.owed_release();
+		if (!asked_)
+			step_ = step::own_hold;
 	}
 
 	void
@@ -337,7 +352,7 @@ class acquisition
 	bool is_disturbed_ = false;
 	bool is_entered_ = false;
 	bool is_saved_ = false;
-	step step_ = step::own_hold;
+	step step_ = step::owed_releases;
 	outcome outcome_ = outcome::refused;
 	transaction_status status_ = transaction_status::idle;
 	const key *conflict_ = nullptr;

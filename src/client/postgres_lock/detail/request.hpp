@@ -14,6 +14,7 @@
 #include "../connection.hpp"
 #include "../error.hpp"
 #include "../key.hpp"
+#include "../options.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
@@ -21,22 +22,19 @@ namespace pglock::detail
 using milliseconds = std::chrono::milliseconds;
 
 /// How long to wait. Nothing: for ever.
-using wait_time = std::optional<milliseconds>;
-
-/// The server's longest timeout.
-inline constexpr milliseconds longest_wait{2147483647};
+using wait_time = std::optional<time_limit>;
 
 [[nodiscard]] inline bool
 is_no_wait(const wait_time &time) noexcept
 {
-	return time && *time <= milliseconds::zero();
+	return time && milliseconds(*time) == milliseconds::zero();
 }
 
 /// A timeout as SQL has it. With its unit: a bare number would be seconds.
 [[nodiscard]] inline std::string
-interval_text(milliseconds time)
+interval_text(time_limit time)
 {
-	return std::to_string(std::max(time, milliseconds::zero()).count()) + " ms";
+	return std::to_string(milliseconds(time).count()) + " ms";
 }
 
 /// An array of text as SQL has it.
@@ -98,12 +96,17 @@ is_granted(const request &asked, const reply &answer) noexcept
 /// Is this the error of CALL pglock.lock() after the timeout that it was given? The session's
 /// lock_timeout has the same SQLSTATE, and PostgreSQL's words, which never name the lock.
 [[nodiscard]] inline bool
-is_own_timeout(const request &asked, const error &failure) noexcept
+is_own_timeout(std::string_view sqlstate, std::string_view message) noexcept
 {
-	std::string_view message = failure.what();
-
-	return &asked.what() == &lock_in_time_statement && failure.sqlstate() == "55P03" &&
+	return sqlstate == "55P03" &&
 		   message.substr(0, message.find('\n')).find("could not acquire lock ") !=
 			   std::string_view::npos;
+}
+
+[[nodiscard]] inline bool
+is_own_timeout(const request &asked, const error &failure) noexcept
+{
+	return &asked.what() == &lock_in_time_statement &&
+		   is_own_timeout(failure.sqlstate(), failure.what());
 }
 } // namespace pglock::detail

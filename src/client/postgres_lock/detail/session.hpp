@@ -3,12 +3,18 @@
 
 #include <bitset>
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
+
+#if __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
 
 namespace pglock
 {
@@ -16,11 +22,41 @@ namespace detail
 {
 class hold;
 
+/// 0 where processes don't fork.
+[[nodiscard]] inline long
+process_id() noexcept
+{
+#if __has_include(<unistd.h>)
+	return getpid();
+#else
+	return 0;
+#endif
+}
+
+/// One level of a session lock whose object has ended without being able to release it.
+struct owed_release
+{
+	std::string key;
+	bool shared;
+};
+
 /// Belongs to the thread that its connection belongs to.
 struct session
 {
 	/// False: it has ended, and its locks with it. Its connection must not be touched.
 	bool alive = true;
+
+	/// The only process that may use it. A fork copies this object, not the session.
+	long process = process_id();
+
+	/// What is to be released before anything else is asked of the server.
+	std::deque<owed_release> owed;
+
+	/// How many transactions are known to have ended.
+	unsigned ended_transactions = 0;
+
+	/// A command has failed or rolled back, maybe to a savepoint only, maybe all.
+	bool may_have_rolled_back = false;
 
 	/// Whoever waits on the connection without being called by its library is told of that end.
 	std::function<void()> on_end;
@@ -34,6 +70,30 @@ struct session
 	/// What our objects hold, by the text of the key, which is the hold's own.
 	std::unordered_multimap<std::string_view, hold *> holds;
 
+	[[nodiscard]] bool
+	is_ours() const noexcept
+	{
+		return process == process_id();
+	}
+
+	/// Follows transactions and prepared statements by the tags of commands. A transaction that
+	/// begins tells that the one before has ended.
+	void
+	command_ended(bool succeeded, std::string_view tag) noexcept
+	{
+		bool begins = tag == "BEGIN" || tag == "START TRANSACTION";
+
+		if (tag == "COMMIT" || tag == "PREPARE TRANSACTION" || (begins && may_have_rolled_back))
+		{
+			ended_transactions++;
+			may_have_rolled_back = false;
+		}
+		else if (!succeeded || tag == "ROLLBACK")
+			may_have_rolled_back = true;
+		else if (tag == "DISCARD ALL" || tag == "DEALLOCATE ALL")
+			prepared.reset();
+	}
+
 	void
 	end()
 	{
@@ -43,8 +103,8 @@ struct session
 	}
 };
 
-/// The sessions of connections that have no `session_memory`. One that no lock object uses is only
-/// kept for what it has prepared, and goes when the table has doubled.
+/// The sessions of connections that have no `session_memory`. One that no lock object uses and that
+/// owes nothing is only kept for what it has prepared, and goes when the table has doubled.
 class session_table
 {
   public:
@@ -58,8 +118,9 @@ class session_table
 			return found->second;
 		if (sessions_.size() >= limit_)
 		{
-			std::erase_if(sessions_,
-						  [](const auto &entry) { return entry.second.use_count() == 1; });
+			std::erase_if(sessions_, [](const auto &entry) {
+				return entry.second.use_count() == 1 && entry.second->owed.empty();
+			});
 			limit_ = smallest_limit + 2 * sessions_.size();
 		}
 		return sessions_.emplace(address, std::make_shared<session>()).first->second;
@@ -81,11 +142,13 @@ class session_table
 	std::size_t limit_ = smallest_limit;
 };
 
-inline session_table sessions;
+/// One in the program, though its shared objects hide their symbols.
+[[gnu::visibility("default")]] inline session_table sessions;
 } // namespace detail
 
 /// What locks remember of one session: a member for connection types of your own. When it goes,
 /// lock objects that are still there know that they hold nothing, and leave the connection alone.
+/// In a process that was forked from the one that made it no lock can be taken.
 class session_memory
 {
   public:

@@ -58,15 +58,12 @@ inline constexpr statement lock_id_statement{"SELECT pglock.lock_id($1::text)"};
 inline constexpr statement begin_statement{"BEGIN ISOLATION LEVEL READ COMMITTED", "pglock_begin_1",
 										   8};
 /// (key): for ever, exclusive, at transaction scope.
-inline constexpr statement enter_statement{
-	"SELECT pglock.acquire($1::text, NULL, false, 'transaction')", "pglock_enter_1", 9};
-/// (key, timeout, shared): the same. A pipeline would go on after the answer false, so that is made
-/// an error, invalid_text_representation, with words that tell who reads the log.
+inline constexpr statement enter_statement{"CALL pglock.lock($1::text, NULL, false, 'transaction')",
+										   "pglock_enter_2", 9};
+/// (key, timeout, shared): the same
 inline constexpr statement enter_in_time_statement{
-	"SELECT pg_catalog.replace("
-	"pglock.acquire($1::text, $2::interval, $3::boolean, 'transaction')::text, 'false', "
-	"pg_catalog.format('could not acquire lock \"%s\" in time', $1))::boolean",
-	"pglock_enter_in_time_1", 10};
+	"CALL pglock.lock($1::text, $2::interval, $3::boolean, 'transaction')",
+	"pglock_enter_in_time_2", 10};
 inline constexpr statement commit_statement{"COMMIT", "pglock_commit_1", 11};
 
 /// After so many troubles with prepared statements a connection does without.
@@ -140,24 +137,25 @@ class exchange
 };
 
 [[nodiscard]] inline reply
-send(connection_ref connection, exchange::message message, const statement &what, parameters values)
+send(connection_ref connection, exchange::message message, const statement &what, parameters values,
+	 const deadline &until)
 {
 	switch (message)
 	{
 		case exchange::message::prepare:
-			connection.prepare(what.name, what.text);
+			connection.prepare(what.name, what.text, until);
 			return {};
 		case exchange::message::execute_prepared:
-			return connection.execute_prepared(what.name, values);
+			return connection.execute_prepared(what.name, values, until);
 		default:
-			return connection.execute(what.text, values);
+			return connection.execute(what.text, values, until);
 	}
 }
 
 /// Runs a statement, and waits for its answer.
 [[nodiscard]] inline reply
 run(connection_ref connection, session &session, statements how, const statement &what,
-	parameters values)
+	parameters values, const deadline &until)
 {
 	exchange exchange(connection, session, how, what);
 
@@ -165,7 +163,7 @@ run(connection_ref connection, session &session, statements how, const statement
 	{
 		try
 		{
-			reply answer = send(connection, exchange.next(), what, values);
+			reply answer = send(connection, exchange.next(), what, values, until);
 
 			if (exchange.succeeded())
 				return answer;
@@ -175,6 +173,26 @@ run(connection_ref connection, session &session, statements how, const statement
 			if (!exchange.recovers(failure))
 				throw;
 		}
+	}
+}
+
+[[nodiscard]] inline const statement &
+release_of(bool shared) noexcept
+{
+	return shared ? release_shared_statement : release_statement;
+}
+
+/// Releases what ended objects could not. It does not matter if that is not held any more.
+inline void
+settle(connection_ref connection, session &session, statements how, const deadline &until)
+{
+	while (!session.owed.empty())
+	{
+		const owed_release &next = session.owed.front();
+		const char *values[] = {next.key.c_str()};
+
+		(void)run(connection, session, how, release_of(next.shared), values, until);
+		session.owed.pop_front();
 	}
 }
 } // namespace pglock::detail

@@ -3,23 +3,13 @@
 
 #include <chrono>
 
+#include "../options.hpp"
 #include "hold.hpp"
 
 namespace pglock::detail
 {
 /// Wide enough for the difference of any two times.
 using wide_milliseconds = std::chrono::duration<long double, std::milli>;
-
-/// The timeout to ask for: rounded up, so that no wait ends early.
-[[nodiscard]] inline milliseconds
-timeout_of(wide_milliseconds left)
-{
-	if (!(left > wide_milliseconds::zero()))
-		return milliseconds::zero();
-	if (left >= wide_milliseconds(longest_wait))
-		return longest_wait;
-	return std::chrono::ceil<milliseconds>(left);
-}
 
 /// Takes one level, and waits as long as there is time left. Clocks may be set, and differ from
 /// that of the server, so the clock has the last word.
@@ -31,7 +21,7 @@ take_while(hold &wanted, Left left)
 
 	do
 	{
-		if (wanted.take(timeout_of(time)))
+		if (wanted.take(time_limit(time)))
 			return true;
 		time = left();
 	} while (time > wide_milliseconds::zero());

@@ -1,0 +1,86 @@
+// alarm.hpp: a limit of time for libraries that wait for the server without one.
+#pragma once
+
+#include <condition_variable>
+#include <csignal>
+#include <mutex>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <thread>
+
+#include "../connection.hpp"
+
+namespace pglock::detail
+{
+/// Closes a connection if the time passes while the alarm lives, so that whoever waits for it ends.
+/// The thread that does so takes no signals. Without a time there is none.
+class alarm
+{
+  public:
+	/// Throws `std::system_error` if there can't be a thread.
+	alarm(int socket, const deadline &until) : socket_(socket)
+	{
+		if (!until)
+			return;
+
+		sigset_t all;
+		sigset_t before;
+
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &before);
+		try
+		{
+			thread_ = std::thread([this, time = *until] { wait(time); });
+		}
+		catch (...)
+		{
+			pthread_sigmask(SIG_SETMASK, &before, nullptr);
+			throw;
+		}
+		pthread_sigmask(SIG_SETMASK, &before, nullptr);
+	}
+
+	alarm(const alarm &) = delete;
+	alarm &operator=(const alarm &) = delete;
+
+	~alarm()
+	{
+		if (!thread_.joinable())
+			return;
+		{
+			std::lock_guard guard(mutex_);
+			is_over_ = true;
+		}
+		over_.notify_one();
+		thread_.join();
+	}
+
+	/// Has the time passed?
+	[[nodiscard]] bool
+	has_rung() const
+	{
+		std::lock_guard guard(mutex_);
+
+		return has_rung_;
+	}
+
+  private:
+	void
+	wait(std::chrono::steady_clock::time_point time)
+	{
+		std::unique_lock guard(mutex_);
+
+		if (over_.wait_until(guard, time, [this] { return is_over_; }))
+			return;
+		has_rung_ = true;
+		::shutdown(socket_, SHUT_RDWR);
+	}
+
+	int socket_;
+	mutable std::mutex mutex_;
+	std::condition_variable over_;
+	bool is_over_ = false;
+	bool has_rung_ = false;
+	std::thread thread_;
+};
+} // namespace pglock::detail
