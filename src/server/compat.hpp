@@ -64,6 +64,27 @@ is_background_worker()
 #endif
 }
 
+/* Has the client sent more than the message that is being worked on. */
+inline bool
+has_more_from_client()
+{
+#if PG_VERSION_NUM >= 170000
+	return pq_buffer_remaining_data() > 0;
+#else
+	return pq_buffer_has_data();
+#endif
+}
+
+inline bool
+domain_has_constraints(Oid type)
+{
+#if PG_VERSION_NUM >= 190000
+	return DomainHasConstraints(type, nullptr);
+#else
+	return DomainHasConstraints(type);
+#endif
+}
+
 /* Calls walker(node, context) for what is directly below a node of an expression. */
 inline bool
 walk_expression(Node *node, bool (*walker)(Node *, void *), void *context)

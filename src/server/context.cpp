@@ -20,7 +20,7 @@ is_followed_by_end()
 
 	if (is_simple || MyProcPort == nullptr || whereToSendOutput != DestRemote)
 		return true;
-	if (!pq_buffer_has_data())
+	if (!compat::has_more_from_client())
 		return false;
 	pq_startmsgread();
 	int next = pq_peekbyte();
@@ -54,7 +54,7 @@ checks_domain(Node *expression, void *)
 	if (expression == nullptr)
 		return false;
 	if (IsA(expression, CoerceToDomain) &&
-		DomainHasConstraints(reinterpret_cast<CoerceToDomain *>(expression)->resulttype))
+		compat::domain_has_constraints(reinterpret_cast<CoerceToDomain *>(expression)->resulttype))
 		return true;
 	return compat::walk_expression(expression, checks_domain, nullptr);
 }

@@ -57,13 +57,14 @@ append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
 const char *
 describe_other_holders(const lock_key &key)
 {
+	LOCKTAG tag = lock{key.lock_id, mode::exclusive}.tag();
+	std::span<const lock_table::holder> holders = lock_table::holders(tag);
 	StringInfoData words;
 	size_t others = 0;
 
 	pgstat_clear_backend_activity_snapshot();
 	initStringInfo(&words);
-	for (const lock_table::holder &by :
-		 lock_table::holders(lock{key.lock_id, mode::exclusive}.tag()))
+	for (const lock_table::holder &by : holders)
 	{
 		if (by.pid == MyProcPid || others++ >= most_named)
 			continue;

@@ -84,7 +84,8 @@ extern "C"
 
 /* libpq/libpq.h has these, but needs the headers of every library the server was built with */
 bool pq_check_connection(void);
-bool pq_buffer_has_data(void);
+bool pq_buffer_has_data(void);			/* until 16 */
+ssize_t pq_buffer_remaining_data(void); /* since 17 */
 void pq_startmsgread(void);
 int pq_peekbyte(void);
 void pq_endmsgread(void);
