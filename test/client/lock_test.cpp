@@ -359,8 +359,11 @@ TEST_F(Lock, ALostConnectionHoldsNothing)
 
 	EXPECT_TRUE(lock.acquire());
 	EXPECT_FALSE(lock.lost());
+	EXPECT_TRUE(lock.locked());
 	connection.lost = true;
 	EXPECT_TRUE(lock.lost());
+	EXPECT_EQ(lock.depth(), 0u);
+	EXPECT_FALSE(lock.locked());
 	connection.fail("08006");
 	EXPECT_THROW(lock.release(), pglock::connection_lost);
 	EXPECT_FALSE(lock.locked());
@@ -410,17 +413,6 @@ TEST_F(Lock, NumbersAreTheServers)
 	EXPECT_EQ(lock.token(), 1764000000000000);
 	EXPECT_EQ(connection.asked(),
 			  (texts{"SELECT pglock.lock_id($1::text)|a", "SELECT pglock.token($1::text)|a"}));
-}
-
-TEST_F(Lock, ALostConnectionIsNotLocked)
-{
-	lock lock(connection, "a");
-
-	EXPECT_TRUE(lock.acquire());
-	EXPECT_TRUE(lock.locked());
-	connection.lost = true;
-	EXPECT_FALSE(lock.locked());
-	EXPECT_EQ(lock.depth(), 0u);
 }
 
 namespace
