@@ -163,6 +163,21 @@ is_deeply([ grep { $reference !~ /^\| `pglock\.\Q$_\E` \|/m } @settings ], [], '
 is_deeply([ grep { $reference !~ /`\Q$_\E`/ } @columns ], [], 'every column of the views is listed');
 is_deeply([ grep { !$exists{$_} } $everything =~ /\bpglock\.(\w+)/g ], [], 'all that is named exists');
 
+# the picture of the rooms: its arrows, and the names of all of them
+my $rooms = $text_of{'docs/how-it-works.md'};
+my @wrong;
+
+foreach my $arrow ($rooms =~ /^    (\w+ --> \w+)$/mg)
+{
+	my ($from, $to) = split / --> /, $arrow;
+	my @files = grep { -e } map { "$root/src/server/$from.$_" } 'cpp', 'hpp';
+
+	push @wrong, $arrow
+	  unless $to eq 'manager' ? slurp_file($files[0]) =~ /\bLOCK/ : grep { slurp_file($_) =~ /^#include "$to\.hpp"$/m } @files;
+}
+is_deeply(\@wrong, [], 'the rooms know each other as shown');
+is_deeply([ grep { $rooms !~ /\b$_\b/ } map { m,([^/]+)\.hpp$, } glob "$root/src/server/*.hpp" ], [], '... and all are named');
+
 # what is measured
 my $metrics = slurp_file("$root/src/monitoring/postgres_lock_exporter.yaml");
 my @measured = $everything =~ /\bpglock_((?:locks|contention)_\w+)/g;
