@@ -24,7 +24,7 @@ my $compiler = $ENV{CXX} // 'g++';
 my $started = 0;
 my $warnings = '-Wall -Wextra -Wpedantic -Wconversion -Werror';
 # what other sessions hold is looked at by its name
-my $node = new_server('client', conf => "shared_preload_libraries = 'postgres_lock'\n");
+my $node = new_server('client', conf => "shared_preload_libraries = 'postgres_lock'\nmax_prepared_transactions = 1\n");
 
 $ENV{PGHOST} = $node->host;
 $ENV{PGPORT} = $node->port;
