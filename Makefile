@@ -39,17 +39,20 @@ PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 # without it every directory would be empty, and all paths begin at /
 ifeq ($(and $(PGXS),$(wildcard $(PGXS))),)
-$(error PG_CONFIG=$(PG_CONFIG) is not the pg_config of a PostgreSQL that extensions can be built for. Install the \
-	package for that (Debian: postgresql-server-dev-17, Fedora: postgresql-server-devel, PGDG: postgresql17-devel), \
-	or say where another PostgreSQL is: make PG_CONFIG=/path/to/pg_config)
+$(error PG_CONFIG=$(PG_CONFIG) is not the pg_config of a PostgreSQL that extensions can be built \
+	for. Install the package for that (Debian: postgresql-server-dev-17, Fedora: \
+	postgresql-server-devel, PGDG: postgresql17-devel), or say where another PostgreSQL is: \
+	make PG_CONFIG=/path/to/pg_config)
 endif
 
-# The bitcode is for inlining by the JIT compiler alone, and often the clang that PostgreSQL was built with is
-# missing. Bitcode that an earlier build has installed can be uninstalled without it.
+# The bitcode is for inlining by the JIT compiler alone, and often the clang that PostgreSQL was built
+# with is missing. Bitcode that an earlier build has installed can be uninstalled without it.
 ifneq ($(filter-out uninstall,$(goals)),)
-of_postgres = $(shell sed -n 's/^$(1)[[:blank:]]*=[[:blank:]]*//p' $(dir $(PGXS))../Makefile.global)
+postgres_makefile := $(dir $(PGXS))../Makefile.global
+of_postgres = $(shell sed -n 's/^$(1)[[:blank:]]*=[[:blank:]]*//p' $(postgres_makefile))
 CLANG := $(call of_postgres,CLANG)
-ifeq ($(or $(with_llvm),$(call of_postgres,with_llvm)) $(shell command -v $(firstword $(CLANG))),yes )
+has_clang := $(shell command -v $(firstword $(CLANG)))
+ifeq ($(or $(with_llvm),$(call of_postgres,with_llvm)) $(has_clang),yes )
 $(info building without bitcode for the JIT compiler: there is no $(or $(CLANG),clang))
 override with_llvm := no
 endif
@@ -103,8 +106,8 @@ install-client:
 	done
 
 uninstall-client:
-	rm -f '$(client_headers)'/*.hpp '$(client_headers)'/detail/*.hpp '$(client_cmake)'/postgres_lock-config*.cmake
-	rm -f '$(client_pkgconfig)/postgres_lock.pc'
+	rm -f '$(client_headers)'/*.hpp '$(client_headers)'/detail/*.hpp
+	rm -f '$(client_cmake)'/postgres_lock-config*.cmake '$(client_pkgconfig)/postgres_lock.pc'
 	rmdir '$(client_headers)/detail' '$(client_headers)' '$(client_cmake)' 2>/dev/null || true
 
 # the archives of what is committed: for PGXN, which wants three numbers, and for everybody else

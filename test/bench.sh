@@ -44,9 +44,10 @@ row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$
 
 # Says before anything happens what is to come. Two cases are measured in 15 pairs, and eight in as many as PAIRS says.
 explain() {
+	local minutes=$(((2 * (2 * 15 + 8 * pairs) * seconds + 150) / 60))
 	cat <<-END
 		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
-		It takes about $(((2 * (2 * 15 + 8 * pairs) * seconds + 150) / 60)) minutes on an idle machine; on a busy one the figures mean little.
+		It takes about $minutes minutes on an idle machine; on a busy one the figures mean little.
 
 		  ours, without   in ms: how long it takes, less is better; in /s: how often it is done in a second, more is better
 		  ratio           ours divided by without, of the pair of runs whose ratio is the median of all pairs

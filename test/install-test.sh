@@ -47,6 +47,9 @@ prepare_system() {
 	local who=$1 system=$2
 	# the questions that apt-get asks are answered by hand
 	say 'APT::Get::Assume-Yes "true";' >"$system/etc/apt/apt.conf.d/99-answers"
+	# the machine's own servers, and those of other systems, have the ports
+	mkdir -p "$system/etc/postgresql-common"
+	say "listen_addresses = ''" >"$system/etc/postgresql-common/createcluster.conf"
 	if [[ $who == "$user" ]]; then
 		quietly install_in_chroot "$system" sudo
 		in_chroot "$system" useradd --create-home --shell /bin/bash "$user"
@@ -104,7 +107,7 @@ section() {
 refusals() {
 	local who=$1 system=$2
 	quietly install_in_chroot "$system" make
-	in_chroot "$system" apt-get -q -y purge sudo
+	in_chroot "$system" env SUDO_FORCE_REMOVE=yes apt-get -q -y purge sudo
 	refuses "$who" "$system" 'there is no sudo'
 	mv "$system/usr/bin/apt-get" "$system/usr/bin/apt-got"
 	refuses "$who" "$system" 'dnf install .* postgresql-server-devel'

@@ -39,7 +39,7 @@ system_or_bail('cp', '-rp', (map { "$root/$_" } 'Makefile', 'src', 'sql', 'test'
 system_or_bail('find', $sources, '-name', '*.o', '-delete', '-o', '-name', '*.bc', '-delete', '-o', '-name', '*.so', '-delete');
 
 # what the rules would find if a directory of theirs was empty: a checkout in /postgres_lock, for one
-foreach my $name (qw(include extension doc bin contrib pkgconfig cmake/postgres_lock postgres_lock/detail bitcode/postgres_lock))
+foreach my $name (qw(include extension doc bin contrib pkgconfig), map { "$_/postgres_lock" } qw(. cmake bitcode))
 {
 	system_or_bail('mkdir', '-p', "$installed/$name");
 	append_to_file("$installed/$name/postgres_lock.hpp", 'not ours');
@@ -59,7 +59,11 @@ ok($targets{$_}, "$_ is one of the targets") foreach qw(all install uninstall cl
 #
 
 my $before = contents($folder);
-my %without = ('/no/such' => 'there is no such file', '/bin/true' => 'it says nothing', '/bin/echo' => 'it says what is no file', '' => 'empty');
+my %without = (
+	'/no/such' => 'there is no such file',
+	'/bin/true' => 'it says nothing',
+	'/bin/echo' => 'it says what is no file',
+	'' => 'it is empty');
 
 foreach my $pg_config (sort keys %without)
 {
@@ -117,11 +121,14 @@ foreach my $target (qw(all headers unit bench))
 is_deeply(contents($folder), $before, 'nothing has been made or deleted');
 
 # scripts: a variable that is empty ends them before they delete below it, or give that away
-foreach my $script (grep { -f } map { glob "$root/$_" } '.ci/run', 'test/*.sh', 'debian/rules', 'debian/tests/*', 'debian/*.prerm.in')
-{
-	my @commands = slurp_file($script) =~ /^.*\b(?:rm\s+-\w*r|chown\s+-R).*$/mg;
+my @scripts = map { glob "$root/$_" } qw(.ci/run test/*.sh debian/rules debian/tests/* debian/*.prerm.in);
 
-	is_deeply([ grep { m{(?<![\w:])"?\$\w+(?!\S*:)"?(?:[/'\s]|$)} } @commands ], [], "$script deletes below no empty variable");
+foreach my $script (grep { -f } @scripts)
+{
+	my @commands = slurp_file($script) =~ /\b(?:rm\s+-\w*r|chown\s+-R).*$/mg;
+
+	is_deeply([ grep { m{(?<![\w:])"?\$\w+(?!\S*:)"?(?:[/'\s]|$)} } @commands ],
+		[], "$script deletes below no empty variable");
 }
 
 #
@@ -131,9 +138,9 @@ foreach my $script (grep { -f } map { glob "$root/$_" } '.ci/run', 'test/*.sh', 
 # what is ours goes, and what others have put there stays
 my $prefix = "$folder/prefix";
 
-foreach my $foreign (qw(include/postgres_lock/.git lib/cmake/postgres_lock/notes include/postgres_lock/detail/notes lib/pkgconfig))
+foreach my $foreign (qw(postgres_lock/.git postgres_lock/detail/notes ../lib/cmake/postgres_lock/notes ../lib/pkgconfig))
 {
-	system_or_bail('mkdir', '-p', "$prefix/$foreign");
+	system_or_bail('mkdir', '-p', "$prefix/include/$foreign");
 }
 $before = contents($prefix);
 ok((run_make('install-client', "prefix=$prefix"))[0], 'the client is installed');
