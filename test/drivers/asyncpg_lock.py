@@ -30,6 +30,8 @@ async def lock(conn, key, timeout=None, shared=False, scope="session"):
 
 
 async def clean_up(conn, key, shared, held):
+    if conn.is_closed():
+        return
     try:
         if conn.is_in_transaction():
             await conn.execute("ROLLBACK")

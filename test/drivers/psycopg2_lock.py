@@ -34,14 +34,18 @@ def lock(conn, key, timeout=None, shared=False, scope="session"):
 def clean_up(conn, key, shared, held):
     if conn.closed:
         return
-    cursor = conn.cursor()
-    if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
-        cursor.execute("ROLLBACK")
-    cursor.execute("SELECT pglock.held(%s)", (key,))
+    try:
+        cursor = conn.cursor()
+        if conn.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            cursor.execute("ROLLBACK")
+        cursor.execute("SELECT pglock.held(%s)", (key,))
+        if not held and cursor.fetchone()[0]:
+            conn.close()  # an outer block may hold it too: closing is the only safe way
+    except BaseException:
+        conn.close()
+        raise
     if held:
         release(conn, key, shared)
-    elif cursor.fetchone()[0]:
-        conn.close()  # an outer block may hold it too: closing is the only safe way
 
 
 def release(conn, key, shared):

@@ -45,8 +45,12 @@ async def clean_up(conn, key, shared):
     if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
         await conn.close()
         return
-    if status != TransactionStatus.IDLE:
-        await conn.execute("ROLLBACK")
+    try:
+        if status != TransactionStatus.IDLE:
+            await conn.execute("ROLLBACK")
+    except BaseException:
+        await conn.close()
+        raise
     await release(conn, key, shared)
 
 

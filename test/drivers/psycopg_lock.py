@@ -47,12 +47,16 @@ def clean_up(conn, key, shared, held):
     if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
         conn.close()
         return
-    if status != TransactionStatus.IDLE:
-        conn.execute("ROLLBACK")
+    try:
+        if status != TransactionStatus.IDLE:
+            conn.execute("ROLLBACK")
+        if not held and conn.execute("SELECT pglock.held(%s)", (key,)).fetchone()[0]:
+            conn.close()  # an outer block may hold it too: closing is the only safe way
+    except BaseException:
+        conn.close()
+        raise
     if held:
         release(conn, key, shared)
-    elif conn.execute("SELECT pglock.held(%s)", (key,)).fetchone()[0]:
-        conn.close()  # an outer block may hold it too: closing is the only safe way
 
 
 def release(conn, key, shared):

@@ -42,7 +42,8 @@ async def lock(conn, key, timeout=None, shared=False, scope="session"):
 async def clean_up(conn, values, held):
     try:
         await conn.rollback()
-        if held is None and await conn.scalar(text("SELECT pglock.held(:key)"), values):
+        in_doubt = held is None and values["scope"] == "session"
+        if in_doubt and await conn.scalar(text("SELECT pglock.held(:key)"), values):
             await conn.invalidate()  # an outer block may hold it too: closing is the only safe way
         await conn.rollback()
     except BaseException:

@@ -41,7 +41,8 @@ def lock(conn, key, timeout=None, shared=False, scope="session"):
 def clean_up(conn, values, held):
     try:
         conn.rollback()
-        if held is None and conn.scalar(text("SELECT pglock.held(:key)"), values):
+        in_doubt = held is None and values["scope"] == "session"
+        if in_doubt and conn.scalar(text("SELECT pglock.held(:key)"), values):
             conn.invalidate()  # an outer block may hold it too: closing is the only safe way
         conn.rollback()
     except BaseException:
