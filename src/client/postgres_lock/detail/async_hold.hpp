@@ -53,6 +53,7 @@ class keys_argument
 		(keys_.emplace_back(std::forward<Keys>(keys)), ...);
 	}
 
+	// cppcheck-suppress passedByValue ; it does not see the move
 	keys_argument(std::vector<key> keys) noexcept : keys_(std::move(keys))
 	{
 	}
