@@ -64,6 +64,18 @@ set_depth(hold &h, mode m, scope s, int64 depth)
 	registry::store(state.depth, depth);
 }
 
+/* Publishes whether a lock is also held in that mode at a scope at which only built-ins took it. */
+void
+note_builtins(hold &h, mode m, int64 of_session, int64 of_transaction)
+{
+	bool &published = h.published->has_builtins[static_cast<int>(m)];
+	bool has_builtins = (of_session > 0 && h.published->in(m, scope::session).since == 0) ||
+						(of_transaction > 0 && h.published->in(m, scope::transaction).since == 0);
+
+	if (has_builtins != published)
+		registry::store(published, has_builtins);
+}
+
 /* Notes whether a lock has levels of transaction scope in that mode, whoever took them. */
 void
 note_transaction_levels(hold &h, mode m, bool has_some)
@@ -88,6 +100,7 @@ end_possession(hold &h, mode m)
 	note_transaction_levels(h, m, false);
 	for (scope s : scopes)
 		set_depth(h, m, s, 0);
+	note_builtins(h, m, 0, 0);
 	if (m == mode::exclusive)
 		registry::store(h.published->token, int64{0});
 }
@@ -153,6 +166,7 @@ refresh(hold &h, mode m)
 		forget_levels(h, m, ours - of_session);
 	set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
 	set_depth(h, m, scope::transaction, of_transaction > held.of_builtins ? of_transaction : 0);
+	note_builtins(h, m, of_session, of_transaction);
 	note_transaction_levels(h, m, of_transaction > 0);
 	held.seen_levels = held.entry->nLocks;
 	held.seen_of_session = of_session;
@@ -312,6 +326,7 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 			held.of_builtins = of_scope - 1;
 	}
 	set_depth(h, m, as, of_scope);
+	note_builtins(h, m, of_session, entry->nLocks - of_session);
 	asked_for = nullptr;
 	any_was_taken = true;
 	held.seen_levels = 0;

@@ -128,9 +128,7 @@ publish(record &r, const lock_key &key)
 	r.lock_id = key.lock_id;
 	r.has_name = key.name.data() != nullptr;
 	r.name_length = r.has_name ? show_name(key.name, r.name) : 0;
-	memset(r.states, 0, sizeof(r.states));
-	r.token = 0;
-	r.waiting_since = 0;
+	static_cast<annotation &>(r) = {};
 	set_version(r, r.version + 1);
 }
 
@@ -198,8 +196,11 @@ static void
 copy_words(const record &from, annotation &to)
 {
 	for (mode m : modes)
+	{
+		to.has_builtins[static_cast<int>(m)] = load(from.has_builtins[static_cast<int>(m)]);
 		for (scope s : scopes)
 			to.in(m, s) = {load(from.in(m, s).depth), load(from.in(m, s).since)};
+	}
 	to.token = load(from.token);
 	to.waiting_since = load(from.waiting_since);
 }

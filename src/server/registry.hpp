@@ -63,6 +63,7 @@ struct hold_state
 struct annotation
 {
 	hold_state states[2][2];   /* by mode and scope */
+	bool has_builtins[2];	   /* by mode: also held at a scope at which only built-ins took it */
 	int64 token;			   /* of the exclusive possession; 0: none was drawn */
 	TimestampTz waiting_since; /* 0: it does not wait */
 

@@ -323,7 +323,7 @@ put_mode(lock_status &status, const lock_table::row &row, const registry::public
 					 shown.published->in(m, s));
 			has_scope = true;
 		}
-	if (!has_scope)
+	if (!has_scope || shown.published->has_builtins[static_cast<int>(m)])
 		put_lock(status, shown, nullptr, {});
 }
 

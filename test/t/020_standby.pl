@@ -127,6 +127,27 @@ is($session->query("SELECT pglock.release('l')"), 't', 'the holder releases');
 is(finish_waiting($other), '00000', 'the waiter gets the lock');
 is($other->query("SELECT pglock.held('l'), pglock.held('a')"), 't|f', '... and holds that lock only');
 
+# A conflict with recovery ends the statement that waits, with a timeout or without, but not the session.
+$primary->safe_psql('postgres', 'CREATE TABLE removed AS SELECT generate_series(1, 10) AS n');
+$standby->append_conf('postgresql.conf', "max_standby_streaming_delay = '10ms'");
+$standby->reload;
+$other->query("SELECT pglock.acquire('kept')");
+foreach my $wait ("SELECT pglock.acquire('k')", "SELECT pglock.acquire('k', '10min')",
+	"SELECT pglock.acquire('k', '10min', scope => 'transaction')", "CALL pglock.lock('k', '10min')")
+{
+	$primary->wait_for_catchup($standby);
+	$other->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM removed');
+	start_waiting($other, $wait);
+	wait_for_waiter($standby, 'k');
+	$primary->safe_psql('postgres', 'DELETE FROM removed WHERE n = (SELECT min(n) FROM removed)');
+	$primary->safe_psql('postgres', 'VACUUM removed');
+	is(finish_waiting($other), '40001', "a conflict with recovery ends $wait");
+	$other->query('ROLLBACK');
+	is($other->query("SELECT pglock.held('kept'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())"),
+		't|2', '... and nothing else');
+}
+is($other->query("SELECT pglock.release('kept')"), 't', 'the session goes on');
+
 # Promotion while one waits.
 $session->query('RESET pglock.allow_on_standby');
 is((sqlstate_and_errors("SELECT pglock.acquire('late')"))[0], '25006', 'refused before promotion');

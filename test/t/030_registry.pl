@@ -238,6 +238,32 @@ foreach my $case (
 }
 $gate->quit;
 
+# What a session took by the built-in functions beside a lock of ours, at the other scope, has a row of its own
+my $scopes = "string_agg(concat(key, ' ', mode, ' ', scope, depth), ', ' ORDER BY mode, scope)";
+my $mixing = session($node);
+
+foreach my $case (
+	[ "SELECT pglock.acquire('x', scope => 'transaction')", 'x exclusive transaction1' ],
+	[ "SELECT pg_advisory_lock(pglock.lock_id('x'))", 'x exclusive transaction1, x exclusive ' ],
+	[ "SELECT pg_advisory_lock_shared(pglock.lock_id('x'))", 'x exclusive transaction1, x exclusive , x shared ' ],
+	[ "SELECT pg_advisory_unlock(pglock.lock_id('x'))", 'x exclusive transaction1, x shared ' ],
+	[ "SELECT pg_advisory_lock(pglock.lock_id('x')), pglock.acquire('x')", 'x exclusive session2, x exclusive transaction1, x shared ' ],
+	[ "COMMIT", 'x exclusive session2, x shared ' ],
+	[ "SELECT pg_advisory_unlock_all()", '' ],
+	[ "BEGIN; SELECT pg_advisory_xact_lock(pglock.lock_id('y')), pglock.acquire('y')", 'y exclusive session1, y exclusive ' ],
+	[ "SELECT pglock.release('y')", 'y exclusive ' ],
+	[ "SELECT pglock.acquire('y')", 'y exclusive session1, y exclusive ' ],
+	[ "COMMIT", 'y exclusive session1' ],
+	[ "SELECT pglock.release('y')", '' ])
+{
+	my ($sql, $expected) = @$case;
+
+	$mixing->query_safe('BEGIN') if $sql =~ /^SELECT pglock.acquire\('x', scope/;
+	$mixing->query_safe($sql);
+	is(seen($scopes), $expected, "both kinds: $sql");
+}
+end_session($mixing);
+
 # Without memory
 SKIP:
 {
