@@ -177,13 +177,14 @@ takes_locks() {
 build_rpm() {
 	local config
 	config=$(newest_pg_config)
-	quietly install_in_chroot "$build" rpm cpio
+	quietly install_in_chroot "$build" rpm cpio elfutils
+	cp "$src/$archive.tar.gz" "$build/src"
 	in_sources "$build" rpmbuild -ba --nodeps --define "_sourcedir /src" --define '_topdir /rpm' \
 		--define "pg_config $config" --define "pgmajorversion $(tr -dc 0-9 <<<"$config")" packaging/postgres_lock.spec
 	in_sources "$build" sh -euc 'cd /
 		for package in /rpm/RPMS/*/*.rpm; do rpm2cpio "$package" | cpio -idm --quiet; done'
 	takes_locks "$build"
-	in_sources "$build" sh -euc 'pkg-config --cflags postgres_lock; rpmspec -q --qf "%{name}\n" packaging/postgres_lock.spec'
+	[[ -f $build/usr/include/postgres_lock/libpq.hpp ]] || die 'the C++ client is in none of the RPM packages'
 	say "the RPM package's library takes locks"
 }
 
