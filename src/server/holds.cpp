@@ -110,6 +110,8 @@ remove(hold &h)
 {
 	if (h.is_of_transaction)
 		dlist_delete(&h.of_transaction);
+	if (asked_for == &h)
+		asked_for = nullptr;
 	foreign_holds -= h.is_foreign;
 	hold_table::remove(h);
 }
@@ -251,6 +253,7 @@ open_books(const lock_key &key)
 hold &
 reserve(const lock_key &key)
 {
+	forget_request();
 	if (settings::max_holds > 0)
 		check_limit(key);
 

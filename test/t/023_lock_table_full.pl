@@ -106,6 +106,26 @@ END \$\$;
 SELECT current_setting('test.result');
 END
 
+# It may catch many of them, of different locks and of one.
+is( $session->query(<<"END"), '1002', 'caught: many calls that fail');
+DO \$\$
+DECLARE
+	failed int := 0;
+	key text;
+BEGIN
+	FOR key IN SELECT 'n' || least(i, 1000) FROM generate_series(1, 1002) i LOOP
+		BEGIN
+			PERFORM pglock.acquire(key);
+		EXCEPTION WHEN out_of_memory THEN
+			failed := failed + 1;
+		END;
+	END LOOP;
+	PERFORM set_config('test.result', failed::text, false);
+END \$\$;
+SELECT current_setting('test.result');
+END
+is($session->query('SELECT string_agg(key, NULL) FROM pglock.session_holds()'), 'own', '... leave nothing in the books');
+
 # The server lives; there is room again when locks are given back.
 is($session->query("SELECT pglock.held('own'), pglock.acquire('own'), pglock.release('own'), pglock.release('own')"),
 	't|t|t|t', 'what is held can be taken again, and released');
