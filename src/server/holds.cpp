@@ -10,6 +10,7 @@
 #include "contention.hpp"
 #include "hold_table.hpp"
 #include "module.hpp"
+#include "possessions.hpp"
 
 #include <cstdlib>
 
@@ -17,9 +18,6 @@ namespace pglock::holds
 {
 namespace
 {
-/* Those with levels of transaction scope. */
-dlist_head of_transaction = DLIST_STATIC_INIT(of_transaction);
-
 /* The one that is asked for right now, or was when the lock manager raised an error. */
 hold *asked_for = nullptr;
 
@@ -36,80 +34,10 @@ uint32 foreign_holds = 0;
 constexpr uint32 smallest_prune_size = 64;
 uint32 prune_size = smallest_prune_size;
 
-/* Is the hold in use: held, or asked for right now. */
-bool
-is_wanted(const hold &h)
-{
-	return h.in(mode::exclusive).entry != nullptr || h.in(mode::shared).entry != nullptr ||
-		   h.is_waited_for;
-}
-
-void
-forget_levels(hold &h, mode m, int64 count)
-{
-	h.levels.remove(m, count);
-	h.in(m).seen_levels = 0;
-}
-
-/* Publishes how many levels of a hold there are at that scope, if any were taken through pglock. */
-void
-set_depth(hold &h, mode m, scope s, int64 depth)
-{
-	registry::hold_state &state = h.published->in(m, s);
-
-	if (state.since == 0 || state.depth == depth)
-		return;
-	if (depth == 0)
-		registry::store(state.since, TimestampTz{0});
-	registry::store(state.depth, depth);
-}
-
-/* Publishes whether a lock is also held in that mode at a scope at which only built-ins took it. */
-void
-note_builtins(hold &h, mode m, int64 of_session, int64 of_transaction)
-{
-	bool &published = h.published->has_builtins[static_cast<int>(m)];
-	bool has_builtins = (of_session > 0 && h.published->in(m, scope::session).since == 0) ||
-						(of_transaction > 0 && h.published->in(m, scope::transaction).since == 0);
-
-	if (has_builtins != published)
-		registry::store(published, has_builtins);
-}
-
-/* Notes whether a lock has levels of transaction scope in that mode, whoever took them. */
-void
-note_transaction_levels(hold &h, mode m, bool has_some)
-{
-	h.in(m).has_transaction_levels = has_some;
-	has_some =
-		h.in(mode::exclusive).has_transaction_levels || h.in(mode::shared).has_transaction_levels;
-	if (has_some == h.is_of_transaction)
-		return;
-	h.is_of_transaction = has_some;
-	if (has_some)
-		dlist_push_tail(&of_transaction, &h.of_transaction);
-	else
-		dlist_delete(&h.of_transaction);
-}
-
-/* Ends the possession of a lock in one mode. */
-void
-end_possession(hold &h, mode m)
-{
-	h.in(m).entry = nullptr;
-	note_transaction_levels(h, m, false);
-	for (scope s : scopes)
-		set_depth(h, m, s, 0);
-	note_builtins(h, m, 0, 0);
-	if (m == mode::exclusive)
-		registry::store(h.published->token, int64{0});
-}
-
 void
 remove(hold &h)
 {
-	if (h.is_of_transaction)
-		dlist_delete(&h.of_transaction);
+	possessions::leave_transaction(h);
 	if (asked_for == &h)
 		asked_for = nullptr;
 	foreign_holds -= h.is_foreign;
@@ -125,7 +53,7 @@ retract(hold &h)
 		for (scope s : scopes)
 			if (h.published->in(m, s).since == 0)
 				registry::store(h.published->in(m, s).depth, int64{0});
-	if (!is_wanted(h))
+	if (!possessions::is_wanted(h))
 		remove(h);
 }
 
@@ -137,55 +65,11 @@ forget_request()
 		retract(*asked_for);
 }
 
-/*
- * Brings the books of a lock in one mode in line with the lock manager. It looks into what is
- * published only if something has changed.
- */
-void
-refresh(hold &h, mode m)
-{
-	possession &held = h.in(m);
-
-	if (held.entry == nullptr)
-		return;
-	if (!manager::is_unbroken(held.entry, {h.lock_id, m}))
-	{
-		forget_levels(h, m, h.levels.count(m));
-		end_possession(h, m);
-		return;
-	}
-
-	int64 of_session = manager::session_levels(held.entry);
-
-	if (held.seen_levels == held.entry->nLocks && held.seen_of_session == of_session)
-		return;
-
-	int64 ours = h.levels.count(m);
-	int64 of_transaction = held.entry->nLocks - of_session;
-
-	/* what was given back behind our back was the newest */
-	if (ours > of_session)
-		forget_levels(h, m, ours - of_session);
-	set_depth(h, m, scope::session, ours > 0 ? of_session : 0);
-	set_depth(h, m, scope::transaction, of_transaction > held.of_builtins ? of_transaction : 0);
-	note_builtins(h, m, of_session, of_transaction);
-	note_transaction_levels(h, m, of_transaction > 0);
-	held.seen_levels = held.entry->nLocks;
-	held.seen_of_session = of_session;
-}
-
-void
-refresh(hold &h)
-{
-	for (mode m : modes)
-		refresh(h, m);
-}
-
 void
 refresh_or_remove(hold &h)
 {
-	refresh(h);
-	if (!is_wanted(h))
+	possessions::refresh(h);
+	if (!possessions::is_wanted(h))
 		remove(h);
 }
 
@@ -204,7 +88,7 @@ find(int64 lock_id)
 	hold *h = hold_table::find(lock_id);
 
 	if (h != nullptr)
-		refresh(*h);
+		possessions::refresh(*h);
 	return h;
 }
 
@@ -216,7 +100,7 @@ check_limit(const lock_key &key)
 	auto limit = static_cast<uint32>(settings::max_holds);
 	auto count = [] { return hold_table::size() - foreign_holds; };
 
-	if (known != nullptr && is_wanted(*known) && !known->is_foreign)
+	if (known != nullptr && possessions::is_wanted(*known) && !known->is_foreign)
 		return;
 	if (count() >= limit)
 		prune();
@@ -283,16 +167,6 @@ end_wait(hold &h)
 	registry::store(h.published->waiting_since, TimestampTz{0});
 }
 
-/* Starts the books of a possession that the lock manager has. */
-void
-begin_possession(hold &h, mode m, LOCALLOCK *entry)
-{
-	manager::mark_unbroken(entry);
-	h.in(m) = {};
-	h.in(m).entry = entry;
-	note_transaction_levels(h, m, entry->nLocks > manager::session_levels(entry));
-}
-
 void
 note_taking(command::id by)
 {
@@ -313,31 +187,11 @@ may_have_taken(command::id by)
 void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
 {
-	registry::hold_state &state = h.published->in(m, as);
-
-	if (h.in(m).entry == nullptr)
-		begin_possession(h, m, entry);
-
-	possession &held = h.in(m);
-	int64 of_session = manager::session_levels(entry);
-	int64 of_scope = as == scope::session ? of_session : entry->nLocks - of_session;
-
-	if (state.since == 0)
-	{
-		registry::store(state.since, GetCurrentTimestamp());
-		if (as == scope::transaction)
-			held.of_builtins = of_scope - 1;
-	}
-	set_depth(h, m, as, of_scope);
-	note_builtins(h, m, of_session, entry->nLocks - of_session);
+	possessions::add_level(h, m, as, entry);
 	asked_for = nullptr;
 	any_was_taken = true;
-	held.seen_levels = 0;
 	if (as == scope::transaction)
-	{
-		note_transaction_levels(h, m, true);
 		return; /* its end, or its rollback, gives the level back */
-	}
 
 	command::id by = command::current();
 
@@ -384,7 +238,7 @@ give_back_levels(hold &h, mode m, int64 count)
 void
 give_back(hold &h, mode m, int64 count)
 {
-	forget_levels(h, m, count);
+	possessions::forget_levels(h, m, count);
 	give_back_levels(h, m, count);
 }
 
@@ -393,7 +247,7 @@ give_back_all(hold &h)
 {
 	int64 given_back = 0;
 
-	refresh(h);
+	possessions::refresh(h);
 	for (mode m : modes)
 	{
 		int64 count = h.levels.count(m);
@@ -490,10 +344,10 @@ give_back(const level &newest)
 	}
 	give_back(*h, newest.of.mode, 1);
 	if (newest.is_last)
-		end_possession(*h, newest.of.mode);
+		possessions::end(*h, newest.of.mode);
 	else
-		refresh(*h, newest.of.mode);
-	if (!is_wanted(*h))
+		possessions::refresh(*h, newest.of.mode);
+	if (!possessions::is_wanted(*h))
 		remove(*h);
 	hold_table::trim();
 }
@@ -518,7 +372,7 @@ levels()
 	int64 total = 0;
 
 	hold_table::for_each([&](hold &h) {
-		refresh(h);
+		possessions::refresh(h);
 		total += levels(h);
 	});
 	return total;
@@ -550,7 +404,7 @@ give_back_taken_by(const command::failure &failed)
 	hold_table::for_each([&](hold &h) {
 		if (h.levels.empty())
 			return;
-		refresh(h);
+		possessions::refresh(h);
 		for (mode m : modes)
 			give_back_levels(h, m,
 							 h.levels.remove_taken_by(failed.statement, m) +
@@ -572,13 +426,7 @@ void
 refresh_transaction()
 {
 	forget_request();
-	for (dlist_node *node = of_transaction.head.next, *next; node != &of_transaction.head;
-		 node = next)
-	{
-		next = node->next;
-		refresh_or_remove(*reinterpret_cast<hold *>(reinterpret_cast<char *>(node) -
-													offsetof(hold, of_transaction)));
-	}
+	possessions::for_each_of_transaction(refresh_or_remove);
 	hold_table::trim();
 }
 
@@ -597,7 +445,7 @@ token_of(const lock_key &key)
 		foreign_holds++;
 	h.is_foreign |= is_foreign;
 	if (h.in(mode::exclusive).entry == nullptr)
-		begin_possession(h, mode::exclusive, entry);
+		possessions::begin(h, mode::exclusive, entry);
 	return &h.published->token;
 }
 
@@ -611,7 +459,7 @@ void
 for_each_row(void (*visit)(const row &, void *), void *argument)
 {
 	hold_table::for_each([=](hold &h) {
-		refresh(h);
+		possessions::refresh(h);
 		for (mode m : modes)
 			for (scope s : scopes)
 			{
