@@ -330,6 +330,8 @@ release(const lock_key &key, std::optional<mode> only)
 	}
 	if (newest->is_last)
 		warn_of_unseen_writes(psprintf("lock %s is", describe(key)));
+	/* a cancel that is on its way had better find the lock held */
+	CHECK_FOR_INTERRUPTS();
 	holds::give_back(*newest);
 	return true;
 }
