@@ -1,71 +1,186 @@
 /*
  * command.cpp: the client's command: which one runs, and whether it has failed.
  *
- * Its id is the time at which its portal was made. The portals of one string have one time, that of
- * its message; in the extended protocol each portal has that of its own Bind. What a commit runs
- * has no portal: its id is that of the message, negative.
+ * PostgreSQL has no name for it. A message of the client is known by its time, and a portal by its
+ * name and the time at which it was made.
  */
 #include "command.hpp"
-
-#include <cstdlib>
 
 namespace pglock::command
 {
 namespace
 {
-/* The client's own statement that began last. */
+/* A statement of the client. */
+struct statement
+{
+	id command;
+	TimestampTz created; /* the portal, which may be gone */
+	char name[NAMEDATALEN];
+	bool is_extended;
+	bool has_taken;
+	bool has_failed;
+
+	bool
+	is(const PortalData *portal) const
+	{
+		return portal != nullptr && portal->creation_time == created &&
+			   strcmp(portal->name, name) == 0;
+	}
+
+	Portal
+	portal() const
+	{
+		Portal found = GetPortalByName(name);
+
+		return is(found) ? found : nullptr;
+	}
+};
+
+id newest = 0;
+id first_of_transaction = 1;
+bool any_has_taken = false; /* of those that may still fail */
+bool is_over = false;		/* has the transaction ended that they were in */
+
+/* The statement that began last, in which message, and the address of its portal while it runs. */
+statement last;
+TimestampTz message = 0;
+const PortalData *running = nullptr;
+
+/* Those of this transaction that were fetched in part, and have taken something. */
+statement *suspended = nullptr;
+int suspended_count = 0;
+int suspended_room = 0;
+
+/* What the commit that a message brought about runs. */
 struct
 {
-	TimestampTz message; /* the time of the message it began in */
+	TimestampTz message;
 	id command;
-	bool is_extended;
-	char portal_name[NAMEDATALEN]; /* in the extended protocol */
-} last;
+	bool has_failed;
+} commit;
 
-/* Was the client told that it is complete; never so before the commit that a string ends with. */
+/* Has the portal been run to its end. */
 bool
-is_complete()
+is_complete(const PortalData &portal)
 {
-	if (!last.is_extended)
-		return false;
+	/* atEnd means something only where rows are fetched */
+	return portal.strategy == PORTAL_MULTI_QUERY ? portal.status == PORTAL_DONE : portal.atEnd;
+}
 
-	Portal portal = GetPortalByName(last.portal_name);
-
+/* Is the statement one of the extended protocol that has not been run to its end, and can't be. */
+bool
+has_died(const statement &s)
+{
 	/* a portal is dropped after it has run, never while it does */
-	return portal == nullptr || portal->creation_time != last.command || portal->atEnd ||
-		   portal->status == PORTAL_DONE;
+	const PortalData *portal = s.is_extended ? s.portal() : nullptr;
+
+	return portal != nullptr && portal->status == PORTAL_FAILED && !is_complete(*portal);
+}
+
+/* Remembers the last statement if it may go on after another one. */
+void
+suspend_last()
+{
+	if (!last.is_extended || !last.has_taken)
+		return;
+
+	const PortalData *portal = last.portal();
+
+	if (portal == nullptr || is_complete(*portal))
+		return;
+	if (suspended_count == suspended_room)
+	{
+		int room = Max(8, 2 * suspended_room);
+		Size bytes = sizeof(statement) * static_cast<Size>(room);
+
+		suspended = static_cast<statement *>(suspended == nullptr
+												 ? MemoryContextAlloc(TopMemoryContext, bytes)
+												 : repalloc(suspended, bytes));
+		suspended_room = room;
+	}
+	suspended[suspended_count++] = last;
+}
+
+/* Makes the statement of a portal that was fetched in part the last one. False: it is not known. */
+bool
+resume(const PortalData *portal)
+{
+	if (last.is(portal))
+		return true;
+	for (int i = 0; i < suspended_count; i++)
+		if (suspended[i].is(portal))
+		{
+			statement resumed = suspended[i];
+
+			suspended[i] = suspended[--suspended_count];
+			suspend_last();
+			last = resumed;
+			return true;
+		}
+	return false;
+}
+
+/* Does the last statement run, rather than the commit after it. */
+bool
+is_running()
+{
+	if (ActivePortal == nullptr || ActivePortal == running)
+		return ActivePortal != nullptr;
+
+	/* what it runs may have portals of its own */
+	const PortalData *portal = last.portal();
+
+	return portal != nullptr && portal->status == PORTAL_ACTIVE;
 }
 } // namespace
 
 void
 begin()
 {
-	TimestampTz message = GetCurrentStatementStartTimestamp();
+	TimestampTz now = GetCurrentStatementStartTimestamp();
+	const PortalData *portal = ActivePortal;
 
 	/* within one message the first is the client's own, whatever that runs */
-	if (message == last.message || ActivePortal == nullptr)
+	if (now == message || portal == nullptr)
 		return;
-	last.message = message;
-	last.command = ActivePortal->creation_time;
-	last.is_extended = ActivePortal->visible;
-	if (last.is_extended)
-		strlcpy(last.portal_name, ActivePortal->name, sizeof(last.portal_name));
+	any_has_taken = any_has_taken && !is_over;
+	is_over = false;
+	if (!portal->visible || portal->atStart || !resume(portal))
+	{
+		suspend_last();
+		last = {};
+		last.command = ++newest;
+		last.created = portal->creation_time;
+		last.is_extended = portal->visible;
+		strlcpy(last.name, portal->name, sizeof(last.name));
+	}
+	message = now;
+	running = portal;
 }
 
 id
 current()
 {
-	TimestampTz message = GetCurrentStatementStartTimestamp();
+	TimestampTz now = GetCurrentStatementStartTimestamp();
 
-	return message == last.message && ActivePortal != nullptr ? last.command : -message;
+	any_has_taken = true;
+	if (message == 0)
+		begin(); /* the library was loaded by this statement */
+	if (now == message && is_running())
+	{
+		last.has_taken = true;
+		return last.command;
+	}
+	if (commit.message != now)
+		commit = {now, ++newest, false};
+	return commit.command;
 }
 
 bool
 may_go_on(id command)
 {
-	/* a portal ends with its transaction, unless it is that of a procedure which ends transactions
-	 */
-	return command == last.command || std::abs(command) >= GetCurrentTransactionStartTimestamp();
+	/* a procedure may go on after the transactions that it ends */
+	return command >= first_of_transaction || command == last.command;
 }
 
 bool
@@ -73,17 +188,51 @@ has_failed()
 {
 	/*
 	 * A failed command has been left: no portal runs, nothing wants to add to its messages, and its
-	 * transaction is not (yet) marked as to be rolled back.
+	 * transaction is not (yet) marked as to be rolled back. Interrupts are held off not only by the
+	 * rollback, but by who leaves the command: that tells it from code that catches an error while
+	 * a transaction is committed.
 	 */
-	return ActivePortal == nullptr && error_context_stack == nullptr &&
+	return ActivePortal == nullptr && error_context_stack == nullptr && InterruptHoldoffCount > 1 &&
 		   TransactionBlockStatusCode() != 'E';
 }
 
-failure
-failed()
+bool
+find_failed()
 {
-	TimestampTz message = GetCurrentStatementStartTimestamp();
+	TimestampTz now = GetCurrentStatementStartTimestamp();
 
-	return {message == last.message && !is_complete() ? last.command : 0, -message};
+	if (!any_has_taken)
+		return false;
+
+	/* a string has no end before that of its transaction, or of the next message */
+	last.has_failed = last.is_extended ? has_died(last) : now == message;
+	commit.has_failed = now == commit.message;
+	for (int i = 0; i < suspended_count; i++)
+		suspended[i].has_failed = has_died(suspended[i]);
+	return true;
+}
+
+bool
+is_failed(id command)
+{
+	if (command == last.command)
+		return last.has_failed;
+	if (command == commit.command)
+		return commit.has_failed;
+	for (int i = 0; i < suspended_count; i++)
+		if (command == suspended[i].command)
+			return suspended[i].has_failed;
+	return false;
+}
+
+void
+end_transaction()
+{
+	if (ActivePortal != nullptr)
+		return; /* a procedure's */
+	first_of_transaction = newest + 1;
+	suspended_count = 0;
+	/* a string may have more statements */
+	is_over = true;
 }
 } // namespace pglock::command

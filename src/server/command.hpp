@@ -15,17 +15,16 @@
 
 namespace pglock::command
 {
-/* Two commands of a session have different ids, however they are interleaved; an older one's is
- * less. 0: none, as in a background worker. */
-using id = TimestampTz;
+/* No two commands of a session have the same. */
+using id = int64;
 
-/* To be called when a statement begins that may be the client's own. */
+/* To be called when a statement begins that may be the client's own. May raise 53200. */
 void begin();
 
-/* The command that runs. */
+/* The command that runs, which takes something. */
 id current();
 
-/* May the command still take anything; the older ones of the same transaction may. */
+/* May the command still take anything. The older ones of the same transaction may. */
 bool may_go_on(id command);
 
 /*
@@ -35,11 +34,13 @@ bool may_go_on(id command);
  */
 bool has_failed();
 
-/* The failed command, and what its commit ran; either may be 0. Needs has_failed(). */
-struct failure
-{
-	id statement;
-	id commit;
-};
-failure failed();
+/*
+ * Then: finds out which commands have failed and can have taken something, if any; these are the
+ * one that ran, and those that were suspended and end with the transaction. Never raises.
+ */
+bool find_failed();
+bool is_failed(id command);
+
+/* To be called when a transaction has ended. */
+void end_transaction();
 } // namespace pglock::command

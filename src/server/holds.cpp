@@ -12,18 +12,12 @@
 #include "module.hpp"
 #include "possessions.hpp"
 
-#include <cstdlib>
-
 namespace pglock::holds
 {
 namespace
 {
 /* The one that is asked for right now, or was when the lock manager raised an error. */
 hold *asked_for = nullptr;
-
-/* The last command that took a level of session scope, and the first of its transaction. */
-command::id first_taking_command = 0;
-command::id last_taking_command = 0;
 
 bool any_was_taken = false;
 
@@ -167,22 +161,6 @@ end_wait(hold &h)
 	registry::store(h.published->waiting_since, TimestampTz{0});
 }
 
-void
-note_taking(command::id by)
-{
-	if (!command::may_go_on(last_taking_command))
-		first_taking_command = by;
-	last_taking_command = by;
-}
-
-/* May that command have taken levels of session scope. */
-bool
-may_have_taken(command::id by)
-{
-	return by != 0 && std::abs(by) >= std::abs(first_taking_command) &&
-		   std::abs(by) <= std::abs(last_taking_command);
-}
-
 /* Books a level that the lock manager has just granted. Never raises. */
 void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
@@ -193,11 +171,7 @@ book(hold &h, mode m, scope as, LOCALLOCK *entry)
 	if (as == scope::transaction)
 		return; /* its end, or its rollback, gives the level back */
 
-	command::id by = command::current();
-
-	if (last_taking_command != by)
-		note_taking(by);
-	h.levels.push(m, by);
+	h.levels.push(m, command::current());
 }
 
 bool
@@ -397,18 +371,14 @@ give_back_all()
 }
 
 void
-give_back_taken_by(const command::failure &failed)
+give_back_failed()
 {
-	if (!may_have_taken(failed.statement) && !may_have_taken(failed.commit))
-		return;
-	hold_table::for_each([&](hold &h) {
+	hold_table::for_each([](hold &h) {
 		if (h.levels.empty())
 			return;
 		possessions::refresh(h);
 		for (mode m : modes)
-			give_back_levels(h, m,
-							 h.levels.remove_taken_by(failed.statement, m) +
-								 h.levels.remove_taken_by(failed.commit, m));
+			give_back_levels(h, m, h.levels.remove_failed(m));
 		refresh_or_remove(h);
 	});
 	hold_table::trim();

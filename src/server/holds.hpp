@@ -9,7 +9,6 @@
  */
 #pragma once
 
-#include "command.hpp"
 #include "key.hpp"
 #include "lock.hpp"
 #include "registry.hpp"
@@ -60,8 +59,8 @@ int64 levels();
 int64 give_back_all(int64 lock_id);
 int64 give_back_all();
 
-/* Gives back the levels of session scope that the failed command has taken. */
-void give_back_taken_by(const command::failure &failed);
+/* Gives back the levels of session scope that failed commands have taken; see command.hpp. */
+void give_back_failed();
 
 /*
  * Bring the books, and so what is published, in line with the lock manager: all of them, or only

@@ -63,14 +63,14 @@ class level_stack
 		close_gaps(changed);
 	}
 
-	/* Removes the levels of that mode that the command took, and says how many they were. */
+	/* Removes the levels of that mode that failed commands took, and says how many they were. */
 	int64
-	remove_taken_by(command::id by, mode taken)
+	remove_failed(mode taken)
 	{
 		int64 removed = 0;
 
 		for (int i = 0; i < runs; i++)
-			if (at(i).mode == taken && at(i).by == by)
+			if (at(i).mode == taken && command::is_failed(at(i).by))
 			{
 				removed += at(i).levels;
 				at(i).levels = 0;

@@ -58,8 +58,8 @@ after_statement()
 void
 give_back_if_command_failed()
 {
-	if (command::has_failed())
-		holds::give_back_taken_by(command::failed());
+	if (command::has_failed() && command::find_failed())
+		holds::give_back_failed();
 }
 
 void
@@ -100,6 +100,7 @@ after_release(ResourceReleasePhase phase, bool is_commit, bool is_transaction, v
 		bring_in_line();
 		in_doubt = doubt::nothing;
 		writes::forget();
+		command::end_transaction();
 	}
 	else if (!is_commit)
 	{

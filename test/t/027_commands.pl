@@ -17,7 +17,26 @@ $node->safe_psql('postgres', <<'END');
 CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
 CREATE TABLE taken (key text);
-CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pglock.acquire(NEW.key); RETURN NULL; END $$;
+CREATE FUNCTION take() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE row record;
+BEGIN
+	IF NEW.key = 'loop' THEN
+		FOR row IN SELECT pglock.acquire(NEW.key) LOOP END LOOP;
+	ELSE
+		PERFORM pglock.acquire(NEW.key);
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE PROCEDURE fail() LANGUAGE plpgsql AS $$ BEGIN PERFORM pglock.acquire('a'); PERFORM 1 / 0; END $$;
+CREATE PROCEDURE fail_after_commit() LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM pglock.acquire('a');
+	COMMIT;
+	PERFORM pglock.acquire('b');
+	ROLLBACK;
+	PERFORM pglock.acquire('c');
+	PERFORM 1 / 0;
+END $$;
 CREATE CONSTRAINT TRIGGER take AFTER INSERT ON taken DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take();
 CREATE FUNCTION volatile_check(text) RETURNS boolean LANGUAGE sql AS $$ SELECT pglock.acquire('from a domain') $$;
 CREATE DOMAIN checked AS text CHECK (volatile_check(VALUE));
@@ -53,7 +72,9 @@ sub is_outcome
 
 	is(outcome($client->finish), $outcome, $name);
 	is(held(), $held, "... held: $held");
-	$client->ask('ROLLBACK; SELECT pglock.release_all()');
+	$client->ask('ROLLBACK');
+	$client->ask('SELECT pglock.release_all()');
+	$client->ask('DEALLOCATE ALL');
 	return;
 }
 
@@ -85,11 +106,37 @@ foreach my $block ('', 'BEGIN', 'BEGIN; SAVEPOINT s')
 $client->parse('', "SELECT pglock.acquire('j' || i) FROM generate_series(1, 3) i")->bind('', '')->execute('', 2)->execute('', 2)->sync;
 is_outcome('t t t', 'j11 j21 j31', 'one that does not');
 
+# whatever kind of statement it is
+foreach my $statement (
+	"DO 'BEGIN PERFORM pglock.acquire(''a''); RAISE division_by_zero; END'",
+	'CALL fail()',
+	"CALL fail_after_commit()",
+	"INSERT INTO taken SELECT i / 0 FROM generate_series(1, 3) i WHERE pglock.acquire('a')",
+	"INSERT INTO taken SELECT i / 0 FROM generate_series(1, 3) i WHERE pglock.acquire('a') RETURNING key",
+	"CREATE TABLE made AS SELECT pglock.acquire('a'), 1 / (2 - i) FROM generate_series(1, 3) i",
+	"COPY (SELECT pglock.acquire('a'), 1 / (2 - i) FROM generate_series(1, 3) i) TO STDOUT")
+{
+	$client->parse('', $statement)->bind('', '')->execute('')->sync;
+	is_outcome('22012', '', "fails: $statement");
+}
+$client->parse('', "DECLARE c CURSOR WITH HOLD FOR SELECT pglock.acquire('a'), 1 / (2 - i) FROM generate_series(1, 3) i")
+  ->bind('', '')->execute('')->sync;
+is_outcome('22012', '', 'a cursor that is to outlive its transaction, and fails as that ends');
+
+# one that was fetched in part ends with its transaction, and what it took with it
+$client->parse('', "SELECT pglock.acquire('j' || i) FROM generate_series(1, 3) i")->bind('', '')->execute('', 2)
+  ->parse('wrong', 'SELECT FROM nowhere')->sync;
+is_outcome('t t 42P01', '', 'one that was fetched in part, when another fails');
+
 # of two that are fetched by turns, each gives back its own
 $client->parse('a', "SELECT pglock.acquire('k'), 1 / (2 - i) FROM generate_series(1, 9) i")
   ->parse('b', "SELECT pglock.acquire('k') FROM generate_series(1, 3)")
   ->bind('a', 'a')->bind('b', 'b')->execute('a', 1)->execute('b', 2)->execute('b', 2)->execute('a', 1)->sync;
 is_outcome('t,1 t t t 22012', 'k3', 'two portals by turns: that which fails loses its own levels only');
+
+$client->parse('a', "SELECT pglock.acquire('a' || i), 1 / (2 - i) FROM generate_series(1, 3) i")->parse('b', "SELECT pglock.acquire('b')")
+  ->bind('a', 'a')->bind('b', 'b')->execute('b')->execute('a')->sync;
+is_outcome('t t,1 22012', 'b1', 'one that was bound before another, and runs after it');
 
 #
 # Pipelines
@@ -107,6 +154,8 @@ pipeline("INSERT INTO child SELECT 1 WHERE pglock.acquire('a')");
 is_outcome('23503', 'a1', '... both in one statement, which was complete');
 pipeline("INSERT INTO taken VALUES ('a')", "INSERT INTO child VALUES (1)");
 is_outcome('23503', '', '... what the commit itself took is given back');
+pipeline("INSERT INTO taken VALUES ('loop')", "INSERT INTO child VALUES (1)");
+is_outcome('23503', '', '... by a cursor, too');
 pipeline("INSERT INTO taken VALUES ('a')");
 is_outcome('', 'a1', '... if it fails');
 pipeline('BEGIN', "SELECT pglock.acquire('a')", 'INSERT INTO child VALUES (1)', 'COMMIT');
@@ -177,6 +226,12 @@ $client->parse('one', 'SELECT 1')->bind('one', 'one')->parse('', "CALL pglock.lo
 is(outcome_of_wait('a'), '01000 1, snapshot t', 'beside a portal that was bound it does not, and says so: the portal lives');
 $client->query("CALL pglock.lock('b'::checked)");
 is(outcome_of_wait('b'), '01000, snapshot t', '... nor with a domain whose check may have done anything');
+$node->safe_psql('postgres', 'REVOKE EXECUTE ON FUNCTION pg_cursor() FROM PUBLIC; CREATE ROLE other; GRANT other TO CURRENT_USER');
+$client->ask('SET ROLE other');
+$client->parse('', "CALL pglock.lock('a')")->bind('', '')->execute('')->sync;
+is(outcome_of_wait('a'), ', snapshot f', 'a user who may not look at cursors can wait');
+is($client->ask('SELECT current_user'), 'other', '... and stays who it is');
+$client->ask('RESET ROLE');
 is(held(), '', 'nothing is held in the end');
 
 end_session($holder);
