@@ -67,16 +67,6 @@ is_complete(const PortalData &portal)
 	return portal.strategy == PORTAL_MULTI_QUERY ? portal.status == PORTAL_DONE : portal.atEnd;
 }
 
-/* Is the statement one of the extended protocol that has not been run to its end, and can't be. */
-bool
-has_died(const statement &s)
-{
-	/* a portal is dropped after it has run, never while it does */
-	const PortalData *portal = s.is_extended ? s.portal() : nullptr;
-
-	return portal != nullptr && portal->status == PORTAL_FAILED && !is_complete(*portal);
-}
-
 /* Remembers the last statement if it may go on after another one. */
 void
 suspend_last()
@@ -204,11 +194,12 @@ find_failed()
 	if (!any_has_taken)
 		return false;
 
-	/* a string has no end before that of its transaction, or of the next message */
-	last.has_failed = last.is_extended ? has_died(last) : now == message;
+	/* a portal is dropped after it has run, never while it does; a string may have to commit yet */
+	const PortalData *portal = last.is_extended ? last.portal() : nullptr;
+
+	last.has_failed =
+		now == message && (!last.is_extended || (portal != nullptr && !is_complete(*portal)));
 	commit.has_failed = now == commit.message;
-	for (int i = 0; i < suspended_count; i++)
-		suspended[i].has_failed = has_died(suspended[i]);
 	return true;
 }
 
@@ -217,12 +208,7 @@ is_failed(id command)
 {
 	if (command == last.command)
 		return last.has_failed;
-	if (command == commit.command)
-		return commit.has_failed;
-	for (int i = 0; i < suspended_count; i++)
-		if (command == suspended[i].command)
-			return suspended[i].has_failed;
-	return false;
+	return command == commit.command && commit.has_failed;
 }
 
 void

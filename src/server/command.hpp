@@ -35,8 +35,8 @@ bool may_go_on(id command);
 bool has_failed();
 
 /*
- * Then: finds out which commands have failed and can have taken something, if any; these are the
- * one that ran, and those that were suspended and end with the transaction. Never raises.
+ * Then: finds out which commands have failed and can have taken something, if any. One that was
+ * fetched in part and ends with its transaction, since another failed, has not. Never raises.
  */
 bool find_failed();
 bool is_failed(id command);

@@ -58,8 +58,10 @@ sub run_tests
 		$passed++ if $1 eq 'OK';
 	}
 	my ($planned) = $output =~ /^\[=+\] Running (\d+) tests/m;
+	# some need what a sanitizer takes away
+	my $skipped = $ENV{SANITIZE} ? () = $output =~ /^\[ +SKIPPED +\] \S+ \(\d+ ms\)$/mg : 0;
 
-	is($passed, $planned, "$name: all of them ran");
+	is($passed + $skipped, $planned, "$name: all of them ran");
 	ok($succeeded, "$name: ends well") or diag($output);
 	return;
 }

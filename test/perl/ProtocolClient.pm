@@ -315,7 +315,7 @@ sub take_answer
 	if ($type eq 'E')
 	{
 		$self->tell("   error $values->{C} $values->{M}");
-		$self->fail;
+		$self->fail($values->{C});
 	}
 	elsif ($type eq 'Z')
 	{
@@ -547,14 +547,15 @@ sub end_transaction
 # The server has raised an error: what was to come until Sync is skipped.
 sub fail
 {
-	my ($self) = @_;
+	my ($self, $code) = @_;
 	my $expected = $self->{expected};
 	my $now = $expected->[0] or return;    # at the end of a session
 	my $command = $self->running_command;
 
 	$self->tell("   ... for $now->{kind} " . ($now->{kind} eq 'query' ? "@{$now->{statements}}" : ($command // $now)->{sql} // ''));
 	$self->{counts}{'error at Sync'}++ if $now->{kind} eq 'sync';
-	$self->undo($command) if defined $command && !$command->{is_complete};
+	# one that was fetched in part does not fail again where its transaction has failed before
+	$self->undo($command) if defined $command && !$command->{is_complete} && $code ne '25P02';
 	shift @$expected while @$expected && $expected->[0]{kind} !~ /sync|query/;
 	if ($self->{in_block})
 	{
