@@ -65,7 +65,7 @@ is($new->query($others), join("\n", map { '||' . pid($_) } $old, $forgotten), '.
 is($newest->query($others), join("\n", (map { '||' . pid($_) } $old, $forgotten), ($has_segments ? 'new|2|' : '||') . pid($new)),
 	'... but what sessions with the same do, where there is a registry');
 is($old->query($others), join("\n", map { '||' . pid($_) } $forgotten, $new), '... nor do they see it');
-is(logged(qr/LOG:  pglock has sessions with two versions of its library/), $has_segments, '... and the log says so, once');
+is(logged(qr/LOG:  sessions with two versions of the library of postgres_lock are running/), $has_segments, '... and the log says so, once');
 
 # Waits are counted by each
 start_waiting($old, "SELECT pglock.acquire('new')");
