@@ -40,37 +40,32 @@ AS 'MODULE_PATHNAME', 'pglock_lock_raw' LANGUAGE C;
 COMMENT ON PROCEDURE lock_raw(bigint, timeout interval, shared boolean, scope text) IS
 'As lock(text, ...), for the advisory lock id itself, as the pg_advisory functions take it.';
 
--- What was granted and revoked is not the extension's own: pg_dump has to dump it.
-DO $$
-DECLARE
-	handed record;
-	new regprocedure;
-	privilege record;
-	path text := pg_catalog.current_setting('search_path');
-BEGIN
-	-- whoever may create in the extension's schema must not be able to stand in for the catalog's functions
-	PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-	FOR handed IN
-		SELECT p.proacl, p.proargtypes[0]::regtype AS key_type, replace(p.proname, '_of_session', '') AS name
-		FROM pg_catalog.pg_proc AS p
-		WHERE p.pronamespace = '@extschema@'::regnamespace
-		  AND p.proname IN ('lock_of_session', 'lock_raw_of_session') AND p.proacl IS NOT NULL
-	LOOP
-		new := format('@extschema@.%I(%s, interval, boolean, text)', handed.name, handed.key_type);
-		EXECUTE format('REVOKE ALL ON PROCEDURE %s FROM PUBLIC', new);
-		FOR privilege IN
-			SELECT CASE WHEN grantee = 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS role, is_grantable
-			FROM pg_catalog.aclexplode(handed.proacl)
-		LOOP
-			EXECUTE format('GRANT EXECUTE ON PROCEDURE %s TO %s%s', new, privilege.role,
-						   CASE WHEN privilege.is_grantable THEN ' WITH GRANT OPTION' END);
-		END LOOP;
-		DELETE FROM pg_catalog.pg_init_privs
-		WHERE classoid = 'pg_catalog.pg_proc'::regclass AND objoid = new;
-	END LOOP;
-	PERFORM set_config('search_path', path, true);
-END
-$$;
+-- Whom they belong to, and what was granted and revoked, is not the extension's own: pg_dump has to dump it.
+-- (Whoever may create in the extension's schema must not be able to stand in for the catalog's functions.)
+SET LOCAL search_path TO pg_catalog, pg_temp;
+
+WITH successor AS (
+    SELECT old.oid AS old, new.oid AS new, old.proowner, old.proacl
+    FROM pg_proc AS old JOIN pg_proc AS new
+      ON new.pronamespace = old.pronamespace AND new.proargtypes[0] = old.proargtypes[0]
+         AND new.proname = replace(old.proname, '_of_session', '')
+    WHERE old.pronamespace = '@extschema@'::regnamespace
+      AND old.proname IN ('lock_of_session', 'lock_raw_of_session')
+), database AS (
+    SELECT oid FROM pg_database WHERE datname = current_database()
+), forgotten AS (
+    DELETE FROM pg_shdepend USING successor
+    WHERE classid = 'pg_proc'::regclass AND objid = new AND dbid = (SELECT oid FROM database)
+), remembered AS (
+    INSERT INTO pg_shdepend
+    SELECT dbid, classid, new, objsubid, refclassid, refobjid, deptype
+    FROM pg_shdepend JOIN successor ON objid = old
+    WHERE classid = 'pg_proc'::regclass AND dbid = (SELECT oid FROM database)
+)
+UPDATE pg_proc SET proowner = successor.proowner, proacl = successor.proacl
+FROM successor WHERE oid = new;
+
+SET LOCAL search_path TO @extschema@, pg_temp;
 
 DROP PROCEDURE lock_of_session(text, interval, boolean);
 DROP PROCEDURE lock_of_session(bigint, interval, boolean);

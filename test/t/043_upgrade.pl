@@ -74,15 +74,26 @@ $node->safe_psql($database, <<'END');
 CREATE ROLE operator;
 REVOKE ALL ON PROCEDURE pglock.lock(text, interval, boolean) FROM PUBLIC;
 GRANT EXECUTE ON PROCEDURE pglock.lock(text, interval, boolean) TO operator WITH GRANT OPTION;
+CREATE ROLE owner;
+ALTER PROCEDURE pglock.lock(uuid, interval, boolean) OWNER TO owner;
 END
 update($database, $newest);
 
 my $privileges = q{SELECT proacl FROM pg_proc WHERE oid = 'pglock.lock(text, interval, boolean, text)'::regprocedure};
 
 is($node->safe_psql($database, $privileges), '{postgres=X/postgres,operator=X*/postgres}', 'updated: privileges are kept');
+is($node->safe_psql($database, "SELECT proowner::regrole, (SELECT count(*) FROM pg_shdepend WHERE objid = p.oid)
+	FROM pg_proc p WHERE oid = 'pglock.lock(uuid, interval, boolean, text)'::regprocedure"), 'owner|1', '... and owners');
+is(($node->psql($database, 'DROP ROLE operator'))[0], 3, '... whose roles are needed');
+is($node->safe_psql($database, 'SHOW search_path'), '"$user", public', '... and the search path is as before');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->run_log([ 'sh', '-c', qq{pg_dump $database | psql -q -v ON_ERROR_STOP=1 restored} ]);
 is($node->safe_psql('restored', $privileges), '{postgres=X/postgres,operator=X*/postgres}', '... and dumped');
+
+$database = create('1.0');
+$node->safe_psql($database, 'DROP EXTENSION plpgsql');
+update($database, $newest);
+$node->safe_psql($database, 'DROP EXTENSION postgres_lock; CREATE EXTENSION postgres_lock');
 
 #
 # A version that there is not, after them; a script that forgets any of its changes is found out
