@@ -6,10 +6,12 @@
  */
 #include "acquire.hpp"
 
+#include "compat.hpp"
 #include "context.hpp"
 #include "deadline.hpp"
 #include "holders.hpp"
 #include "holds.hpp"
+#include "lock_table.hpp"
 #include "module.hpp"
 #include "writes.hpp"
 
@@ -202,6 +204,28 @@ wait(const lock_key &key, const request &how)
 	return held;
 }
 
+/*
+ * Does this session hold the lock shared, with nobody beside it, and want it exclusively. Those who
+ * wait for it wait for this session, so it has nobody to wait for.
+ */
+bool
+is_alone_with(const lock_key &key, const request &how)
+{
+	return how.mode == mode::exclusive && manager::holds({key.lock_id, mode::shared}) &&
+		   lock_table::holders(lock{key.lock_id, mode::exclusive}.tag()).size() == 1;
+}
+
+/* One that is not to wait, and was refused. */
+bool
+take_ahead_of_waiters(const lock_key &key, request how)
+{
+	if (!compat::refuses_behind_waiters || !is_alone_with(key, how))
+		return false;
+	/* a wait that ends at once, but for another reader that may have come in between */
+	how.deadline = GetCurrentTimestamp() + 1000;
+	return wait(key, how);
+}
+
 /* One lock of an acquire or acquire_all. */
 bool
 take_or_wait(const lock_key &key, const request &how)
@@ -209,7 +233,7 @@ take_or_wait(const lock_key &key, const request &how)
 	if (take(key, how))
 		return true;
 	if (how.deadline == deadline::at_once)
-		return false;
+		return take_ahead_of_waiters(key, how);
 	warn_of_waiting(key);
 	return wait(key, how);
 }

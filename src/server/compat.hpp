@@ -43,6 +43,12 @@ lock_held_by_me(const LOCKTAG &tag, LOCKMODE mode)
 #endif
 }
 
+/*
+ * Does the lock manager refuse a request that may not wait if anybody waits for the lock, even
+ * where it would be granted ahead of those who wait.
+ */
+constexpr bool refuses_behind_waiters = PG_VERSION_NUM < 170000;
+
 /* 0: finite, 1: infinity, -1: -infinity; intervals are always finite before 17 */
 inline int
 interval_infinity([[maybe_unused]] const Interval *interval)

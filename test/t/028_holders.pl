@@ -82,6 +82,23 @@ like(complaints("CALL pglock.lock('b', '0')"), qr/^DETAIL:  It is held by proces
 end_session($builtin);
 
 #
+# A reader that wants the lock exclusively, and is the only one, is ahead of those who wait for it
+#
+
+my ($reader) = holder('reader', "SELECT pglock.acquire('r', shared => true)");
+my ($writer) = holder('writer', '');
+my ($second) = holder('second reader', "SELECT pglock.acquire('r', shared => true)");
+
+start_waiting($writer, "SELECT pglock.acquire('r')");
+wait_for_waiter($node, 'r');
+is($reader->query("SELECT pglock.try('r')"), 'f', 'beside another reader it is refused');
+$second->query("SELECT pglock.release('r')");
+is($reader->query("SELECT pglock.try('r'), pglock.try('r', scope => 'session'), pglock.held('r')"), 't|t|t', 'alone it gets it, on every version');
+is($reader->query("SELECT pglock.release('r'), pglock.release('r'), pglock.release('r')"), 't|t|t', '... and gives it back');
+is(finish_waiting($writer), '00000', '... to the writer');
+end_session($reader, $writer, $second);
+
+#
 # A release of what is not held
 #
 
