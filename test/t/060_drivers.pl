@@ -265,7 +265,10 @@ sub shown
 		sub {
 			$behaviour{$behaviour}->($worker, "$name $behaviour", $otherwise);
 			# of a release before the end of a transaction, a wait with a snapshot, and the like
-			is(join("\n", grep { /WARNING:.* lock "/ } log_since($logged)), '', 'there is nothing to warn of');
+			my @warnings = map { /WARNING: +(lock ".*)/ } log_since($logged);
+
+			is_deeply(\@warnings, $behaviour eq 'not held' ? ["lock \"$name not held\" is not held by this session"] : [],
+				'it is warned of what it does wrong only');
 		});
 
 	return !$passed ? 'FAILED' : $otherwise ? 'no' : 'ok';
