@@ -554,6 +554,11 @@ sub fail
 
 	$self->tell("   ... for $now->{kind} " . ($now->{kind} eq 'query' ? "@{$now->{statements}}" : ($command // $now)->{sql} // ''));
 	$self->{counts}{'error at Sync'}++ if $now->{kind} eq 'sync';
+	# one that was fetched in part may have been the last before a commit that failed, or not
+	foreach my $portal ($now->{kind} eq 'sync' ? grep { !$_->{is_complete} } values %{ $self->{portals} } : ())
+	{
+		$self->{loose}{ $_->[0] } = 1 foreach @{ $portal->{taken} };
+	}
 	# one that was fetched in part does not fail again where its transaction has failed before
 	$self->undo($command) if defined $command && !$command->{is_complete} && $code ne '25P02';
 	shift @$expected while @$expected && $expected->[0]{kind} !~ /sync|query/;
