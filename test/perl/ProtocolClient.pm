@@ -332,6 +332,11 @@ sub take_answer
 	{
 		$self->{counts}{suspended}++;
 		$self->tell("   suspended: portal $now->{portal}");
+		# FETCH runs to its end at once, and hands its rows out later
+		if ($self->running_command->{sql} =~ /^FETCH/)
+		{
+			$self->{loose}{$_} = 1 foreach @common_keys, own_keys($self->{number});
+		}
 		shift @$expected;
 	}
 	elsif ($type =~ /[CI]/)
@@ -559,8 +564,10 @@ sub fail
 	{
 		$self->{loose}{ $_->[0] } = 1 foreach @{ $portal->{taken} };
 	}
-	# one that was fetched in part does not fail again where its transaction has failed before
-	$self->undo($command) if defined $command && !$command->{is_complete} && $code ne '25P02';
+	# one that was fetched in part does not fail again where its transaction has failed, or is over
+	my $is_over = $now->{kind} eq 'execute' && $code =~ /^(25P02|34000)$/;
+
+	$self->undo($command) if defined $command && !$command->{is_complete} && !$is_over;
 	shift @$expected while @$expected && $expected->[0]{kind} !~ /sync|query/;
 	if ($self->{in_block})
 	{
