@@ -13,6 +13,7 @@
 #include "holds.hpp"
 #include "lock_table.hpp"
 #include "module.hpp"
+#include "standby.hpp"
 #include "writes.hpp"
 
 #include <algorithm>
@@ -61,7 +62,7 @@ void
 check_allowed(const lock_key &key, const request &how)
 {
 	context::check_no_parallel_worker();
-	if (RecoveryInProgress() && !settings::allow_on_standby)
+	if (standby::is_off_limits())
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot acquire lock %s on a standby", describe(key)),
 						errdetail("A lock on a standby does not exclude sessions on the primary."),

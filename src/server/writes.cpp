@@ -8,6 +8,7 @@
 #include "writes.hpp"
 
 #include "compat.hpp"
+#include "context.hpp"
 
 namespace pglock::writes
 {
@@ -37,7 +38,7 @@ has_written_rows()
 	bool uses_temporary = (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE) != 0;
 	bool written = false;
 
-	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
+	if (!context::has_transaction_id())
 		return false;
 	if (!pgstat_track_counts)
 		return true;
