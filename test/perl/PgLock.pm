@@ -69,7 +69,11 @@ sub start_waiting
 {
 	my ($session, $sql) = @_;
 
-	$session->query_until(qr/on its way/, "\\echo on its way\n$sql;\n\\echo SQLSTATE :SQLSTATE\n");
+	my $output =
+	  $session->query_until(qr/on its way/, "\\echo on its way\n$sql;\n\\echo SQLSTATE :SQLSTATE\n");
+
+	# a wait that ends at once may have said so in the same breath
+	$session->{ended_early} = $output =~ s/.*on its way//sr;
 	return;
 }
 
@@ -79,6 +83,7 @@ sub finish_waiting
 	my ($session) = @_;
 	my ($output) = $session->query('');
 
+	$output = (delete $session->{ended_early} // '') . $output;
 	return $output =~ /SQLSTATE (\w+)/ ? $1 : "no SQLSTATE in: $output";
 }
 
