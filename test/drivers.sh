@@ -1,11 +1,13 @@
 # shellcheck shell=bash disable=SC2154
-# The drivers of other languages, for the tests of test/drivers: from Debian's packages and npm, and once more from
-# the next Debian, whose versions are newer. A driver that can't be had is done without, but not in CI: its tests are
-# skipped by its name.
+# The drivers of other languages, for the tests of test/drivers: from Debian's packages and npm, and Python's once more
+# from the next Debian, whose versions are newer. A driver that can't be had is done without, but not in CI: its tests
+# are skipped by its name.
+
+driver_tests=(060_drivers 065_driver_matrix 066_interrupted 068_driver_traps)
 
 # Fills the folder DRIVERS, which the tests look into.
 find_drivers() {
-	asked_for 060_drivers 065_driver_matrix 066_interrupted || return 0
+	asked_for "${driver_tests[@]}" || return 0
 	export DRIVERS=$work/drivers
 	as_server mkdir "$DRIVERS"
 	install_driver_packages
@@ -34,6 +36,7 @@ install_driver_packages() {
 	need python3-greenlet has_module greenlet
 	need libdbd-pg-perl perl -MDBD::Pg -e 1
 	need mmdebstrap has mmdebstrap
+	need_languages
 	((${#missing[@]} > 0)) && has apt-get >/dev/null || return 0
 
 	say "installing with apt-get: ${missing[*]}"
@@ -44,6 +47,15 @@ install_driver_packages() {
 	done
 }
 
+# with Debian's libraries
+need_languages() {
+	need python3-django has_module django
+	need ruby-pg ruby -r pg -e 0
+	need ruby-activerecord ruby -r active_record -e 0
+	need php-cli has php
+	need php-pgsql php -r 'exit((int) !extension_loaded("pdo_pgsql"));'
+}
+
 # a module of the system's Python, which need not be the first on the PATH
 has_module() { /usr/bin/python3 -c "import $1"; }
 
@@ -51,7 +63,7 @@ has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
 # Says in NODE_PATH where node-postgres is: npm has the newest one, and Debian one for when npm can't be asked.
 find_node_postgres() {
-	asked_for 060_drivers 063_pools 065_driver_matrix 066_interrupted || return 0
+	asked_for 063_pools "${driver_tests[@]}" || return 0
 	export NODE_PATH=$work/npm/node_modules:/usr/share/nodejs
 	say 'installing with npm: pg'
 	install_node_postgres || run apt_get install --no-install-recommends node-pg || do_without node-postgres
@@ -66,7 +78,7 @@ install_node_postgres() {
 # Unpacks trixie's Python and its drivers. Nothing is installed, and no root directory changed: they run from where
 # they are, by their own loader and libraries.
 unpack_trixie() {
-	local packages=python3,python3-asyncpg,python3-psycopg2,python3-psycopg,python3-sqlalchemy,python3-greenlet
+	local packages=python3,python3-asyncpg,python3-psycopg2,python3-psycopg,python3-sqlalchemy,python3-greenlet,python3-django
 
 	has mmdebstrap >/dev/null || return
 	say "unpacking trixie's $packages"

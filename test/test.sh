@@ -12,7 +12,7 @@ main() {
 	begin
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need perl has prove
-	if asked_for 050_client 060_drivers 062_pgbouncer 064_migration 065_driver_matrix 066_interrupted; then
+	if asked_for 050_client 062_pgbouncer 064_migration "${driver_tests[@]}"; then
 		need_client
 		need cmake has cmake
 	fi

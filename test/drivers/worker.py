@@ -9,6 +9,7 @@ A driver is a module with:
 import asyncio
 import contextlib
 import datetime
+import signal
 import sys
 import uuid
 
@@ -82,6 +83,20 @@ class Worker:
         race = interruption.Race(self, how, manner == "bare")
         race.run(int(rounds), int(microseconds) / 1e6)
         say("interrupted", race.interrupted, race.left, race.closed)
+
+    def trap(self, key):
+        say("trapped", self.driver.trap(self.conn, key))
+
+    def give_up(self, key):
+        def interrupt(*_):
+            raise interruption.Interrupted
+
+        signal.signal(signal.SIGUSR2, interrupt)
+        try:
+            with self.driver.lock(self.conn, key):
+                self.block()
+        except interruption.Interrupted:
+            say("gave up")
 
     def fail(self):
         raise Failure

@@ -51,7 +51,9 @@ sub add_python
 
 # `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
 # are not CALLs. Some behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may
-# suffer while it takes a lock; a driver that `closes` its connection then leaves no lock by itself.
+# suffer while it takes a lock; a driver that `closes` its connection then leaves no lock by itself. `given_up` is what
+# becomes of the connection when a program gives up while it waits. What `releases_later` keeps the connection, and the
+# lock, when a release fails. A `trap` is what comes of what the driver's file warns of.
 my @signals = ('SIGINT', 'signal');
 my @cancels = ('SIGINT', 'cancel', 'timeout');
 
@@ -63,6 +65,7 @@ add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interrupt
 	unprepared_only => 1, otherwise => 'no snapshot');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
 	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
+add_python('Django', 'django_lock.py', 'django, psycopg2', unprepared_only => 1, given_up => 'closed', trap => 'true');
 
 my $jar = '/usr/share/java/postgresql.jar';
 
@@ -91,7 +94,29 @@ push @drivers,
 	name => 'C++ client',
 	check => [ 'test', '-x', "$others/libpq_guard" ],
 	command => ["$others/libpq_guard"],
+	releases_later => 1,
 	otherwise => 'nested'
+  },
+  {
+	name => 'Ruby pg',
+	check => [ 'ruby', '-e', 'require "pg"' ],
+	command => [ 'ruby', "$programs/ruby_pg.rb" ],
+	given_up => 'closed',
+	trap => 'true'
+  },
+  {
+	name => 'ActiveRecord',
+	check => [ 'ruby', '-e', 'require "pg"; require "active_record"' ],
+	command => [ 'ruby', "$programs/active_record.rb" ],
+	given_up => 'closed',
+	trap => 'true, false'
+  },
+  {
+	name => 'PHP PDO',
+	check => [ 'php', '-r', 'exit((int) !extension_loaded("pdo_pgsql"));' ],
+	command => [ 'php', "$programs/php_pdo.php" ],
+	given_up => 'kept',
+	trap => '22P02'
   },
   { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
 
@@ -137,12 +162,13 @@ sub start_worker
 	return Worker->start($name, "$PostgreSQL::Test::Utils::log_path/$log.log", @{ $driver->{command} }, @arguments);
 }
 
-# A worker for each driver there is; notes their versions.
+# A worker for each of these drivers, or for all, that is there; notes their versions.
 sub start_workers
 {
+	my @names = @_ ? @_ : driver_names();
 	my %workers;
 
-	foreach my $name (driver_names())
+	foreach my $name (@names)
 	{
 		if (is_there($name))
 		{
@@ -153,7 +179,7 @@ sub start_workers
 			missed($name);
 		}
 	}
-	foreach my $name (grep { $workers{$_} } driver_names())
+	foreach my $name (grep { $workers{$_} } @names)
 	{
 		ok($workers{$name}->is_ready, "$name is ready");
 	}

@@ -14,6 +14,8 @@
 #                                     takes the lock `raced` by the recipe, or by its statement alone if MANNER is
 #                                     bare, and is interrupted within that time: "interrupted", how many times it
 #                                     was, how many locks were left, and how many connections were closed
+#   give_up KEY                       takes the lock by the recipe, and gives up when the signal USR2 comes: "gave up"
+#   trap KEY                          does what the driver's file warns of: "trapped", and what came of it
 #   end                               leaves the innermost block
 #   fail                              raises an exception in the innermost block, which leaves all: "failed"
 #
@@ -75,6 +77,15 @@ sub answer
 	}
 	$self->{buffer} =~ s/^(.*)\n//;
 	return $1 =~ s/\t\z//r;
+}
+
+# Has it give up what it waits for.
+sub interrupt
+{
+	my ($self) = @_;
+
+	kill 'USR2', $self->{pid};
+	return;
 }
 
 sub give_up
@@ -152,6 +163,16 @@ sub session
 	my ($self) = @_;
 
 	return $self->{session};
+}
+
+# Has it got another session since?
+sub is_another_session
+{
+	my ($self) = @_;
+	my $before = $self->{session};
+
+	$self->{session} = $self->run('SELECT pg_backend_pid()::text');
+	return $self->{session} ne $before;
 }
 
 # Waits until it waits for a lock, which `observer`, another worker, sees.

@@ -152,6 +152,37 @@ my @behaviours = (
 		is($worker->take($key), 'held', 'the connection is as good as new');
 		is($worker->leave, 'released', '... with its lock');
 	},
+	'failed release' => sub {
+		my ($worker, $key) = @_;
+		my $own = start_worker($worker->name);
+
+		ok($own->is_ready, 'a worker of its own');
+		is($own->take($key), 'held', 'held');
+		rename_function('release', 'no_release');
+		$own->send_command('end');
+		ok($node->poll_query_until('postgres', "SELECT pglock.is_free('$key')"),
+			'free when the block has ended, although it could not be released');
+		rename_function('no_release', 'release');
+		$own->stop;
+	},
+	'given up' => sub {
+		my ($worker, $key) = @_;
+
+		$other->take($key);
+		$worker->send_command('give_up', $key);
+		$worker->wait_until_waiting($observer);
+		$worker->interrupt;
+		# where a signal has to wait for the server's answer
+		$other->leave;
+		is($worker->answer, 'gave up', 'the driver gives up');
+		ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pglock.locks WHERE key = '$key'"),
+			'... and nobody holds the lock or waits for it');
+		is( $worker->is_another_session ? 'closed' : 'kept',
+			driver($worker->name)->{given_up},
+			'... and the connection is as documented');
+		is($worker->take($key), 'held', '... and takes locks');
+		is($worker->leave, 'released', '... and releases them');
+	},
 	'not held' => sub {
 		my ($worker, $key) = @_;
 
@@ -229,7 +260,7 @@ my @behaviours = (
 
 my @columns = map { $behaviours[ 2 * $_ ] } 0 .. $#behaviours / 2;
 my %behaviour = @behaviours;
-my %other_way = (prepared => 'unprepared_only', unprepared => 'prepared_only');
+my %other_way = (prepared => 'unprepared_only', unprepared => 'prepared_only', 'failed release' => 'releases_later');
 my @table;
 
 foreach my $name (grep { $_ ne 'psql' } driver_names())
@@ -259,7 +290,7 @@ sub shown
 	my $otherwise = $behaviour eq ($driver->{otherwise} // '');
 	my $logged = -s $node->logfile;
 
-	return '-' if $driver->{ $other_way{$behaviour} // '' };
+	return '-' if $driver->{ $other_way{$behaviour} // '' } || $behaviour eq 'given up' && !$driver->{given_up};
 	my $passed = subtest(
 		"$name: $behaviour",
 		sub {
@@ -308,6 +339,14 @@ sub takes_by
 	@statements = grep { !/CALL/ } @statements if $calls;
 	is(join("\n", grep { !/LOG:  $logged: / } @statements), '', "... which is $how");
 	$worker->stop;
+	return;
+}
+
+sub rename_function
+{
+	my ($old, $new) = @_;
+
+	$node->safe_psql('postgres', join ' ', map { "ALTER FUNCTION pglock.$old($_, boolean) RENAME TO $new;" } qw(text bigint uuid));
 	return;
 }
 

@@ -136,10 +136,16 @@ my @recipes = grep { part($_, 'recipe') } glob "$root/test/drivers/*";
 my %file_of = map { part($_, 'recipe') . "\n\n" . part($_, 'example') . "\n" => s,.*/,,r } @recipes;
 my @shown = map { $file_of{$_} // "unlike any file:\n$_" } $drivers =~ /^```(?!sql|console)\w+\n(.*?)^```$/msg;
 
-is_deeply(
-	[ sort @shown, $drivers =~ /`(\w+_lock\.py)`/g ],
-	[ sort map { s,.*/,,r } @recipes ],
-	'every recipe is shown as it is tested, or its file is named');
+sub languages
+{
+	my %of = map { /(\.\w+)$/ => 1 } @_;
+	return [ sort keys %of ];
+}
+
+is_deeply([ grep { /^unlike/ } @shown ], [], 'every recipe that is shown is as it is tested');
+is_deeply(languages(@shown), languages(@recipes), '... and there is one for each language');
+is_deeply([ sort $drivers =~ m,\(\.\./test/drivers/([^)]+)\),g ], [ sort map { s|.*/||r } @recipes ],
+	'... and a link to each file');
 is_deeply([ grep { part($_, 'recipe') =~ tr/\n// >= 60 } @recipes ], [], '... and has 60 lines at most');
 
 # the names: all that there is, and nothing that there is not

@@ -1,0 +1,128 @@
+<?php
+// PHP's PDO. A connection is in autocommit, and beginTransaction() begins. Send a boolean as an integer: false would
+// be sent as an empty string. A persistent connection keeps what it holds when the program ends.
+
+declare(strict_types=1);
+
+// [recipe]
+function with_lock(PDO $db, string|int $key, callable $work, ?float $timeout = null, bool $shared = false, string $scope = 'session')
+{
+    try {
+        $take = $db->prepare('CALL pglock.lock(?, make_interval(secs => ?), ?, ?)');
+        $take->execute([$key, $timeout, (int) $shared, $scope]);
+        return $work();
+    } finally {
+        // a signal handler that throws does so when the call has ended: ask that
+        if ($scope === 'session' && isset($take) && $take->errorCode() === PDO::ERR_NONE) release($db, $key, $shared);
+    }
+}
+
+function release(PDO $db, string|int $key, bool $shared): void
+{
+    try {
+        if ($db->inTransaction()) $db->rollBack();
+        $db->prepare('SELECT pglock.release(?, ?)')->execute([$key, (int) $shared]);
+    } catch (PDOException $error) {
+        // a PDO is closed when nothing refers to it, but the server can close it at once
+        try { $db->exec('SELECT pg_terminate_backend(pg_backend_pid())'); } catch (PDOException) { }
+        throw $error;
+    }
+}
+// [end]
+
+function example(PDO $db): void
+{
+    // [example]
+    with_lock($db, 'order:42', function () use ($db) {
+        $db->exec("UPDATE orders SET state = 'paid' WHERE id = 42");
+    }, timeout: 5);
+    // [end]
+}
+
+// a worker: see test/perl/Worker.pm
+final class Failure extends Exception {}
+
+// what a signal handler throws
+final class Interrupted extends Exception {}
+
+$db = new PDO('pgsql:', options: [PDO::PGSQL_ATTR_DISABLE_PREPARES => !in_array('prepared', $argv)]);
+
+$commands = [
+    'lock' => function (string $key, string $type, string $timeout, string $shared, string $scope) use ($db) {
+        with_lock($db, $type === 'integer' ? (int) $key : $key, function () {
+            say('held');
+            block();
+        }, $timeout === '' ? null : $timeout / 1000, $shared === 'shared', $scope);
+        say('released');
+    },
+    'example' => function () use ($db) {
+        example($db);
+        say('done');
+    },
+    'transaction' => function () use ($db) {
+        $db->beginTransaction();
+        try {
+            say('begun');
+            block();
+            $db->commit();
+        } catch (Throwable $error) {
+            if ($db->inTransaction()) $db->rollBack();
+            throw $error;
+        }
+        say('committed');
+    },
+    'begin' => function () use ($db) {
+        $db->exec('BEGIN');
+        say('begun');
+    },
+    'trap' => function (string $key) use ($db) {
+        try {
+            $db->prepare('SELECT pglock.acquire(?, shared => ?)')->execute([$key, false]);
+        } catch (PDOException $error) {
+            say('trapped', $error->errorInfo[0]);
+        }
+    },
+    'give_up' => function (string $key) use ($db) {
+        pcntl_async_signals(true);
+        pcntl_signal(SIGUSR2, fn () => throw new Interrupted());
+        try {
+            with_lock($db, $key, fn () => block());
+        } catch (Interrupted) {
+            say('gave up');
+        }
+    },
+    'run' => fn (string $sql) => say('row', $db->query($sql)->fetchColumn()),
+    'fail' => fn () => throw new Failure(),
+];
+
+function say(...$words): void
+{
+    echo implode("\t", $words), "\n";
+}
+
+// Does what it is told until the end of the block that it is in: true; or of the input: false.
+function block(): bool
+{
+    global $commands;
+
+    while (($line = fgets(STDIN)) !== false) {
+        $values = explode("\t", rtrim($line, "\n"));
+        $command = array_shift($values);
+        if ($command === 'end') return true;
+        try {
+            $commands[$command](...$values);
+        } catch (PDOException $error) {
+            say('error', $error->errorInfo[0]);
+        }
+    }
+    return false;
+}
+
+say('ready', PHP_VERSION);
+for ($more = true; $more;) {
+    try {
+        $more = block();
+    } catch (Failure) {
+        say('failed');
+    }
+}
