@@ -14,6 +14,7 @@
 #include "lock_table.hpp"
 #include "module.hpp"
 #include "standby.hpp"
+#include "waiting.hpp"
 #include "writes.hpp"
 
 #include <algorithm>
@@ -27,36 +28,6 @@ adverb(mode m)
 {
 	return m == mode::shared ? "shared" : "exclusively";
 }
-
-/* Adds the lock's name to whatever is raised or logged while it is acquired. */
-class naming_context
-{
-  public:
-	explicit naming_context(const lock_key &key)
-	{
-		callback.callback = add;
-		callback.arg = const_cast<lock_key *>(&key);
-		callback.previous = error_context_stack;
-		error_context_stack = &callback;
-	}
-
-	/* to be called by hand: nothing here may need a destructor when an error passes */
-	void
-	end()
-	{
-		error_context_stack = callback.previous;
-	}
-
-  private:
-	static void
-	add(void *key)
-	{
-		errcontext("while acquiring lock %s", describe(*static_cast<lock_key *>(key)));
-	}
-
-	ErrorContextCallback callback;
-};
-static_assert(std::is_trivially_destructible_v<naming_context>);
 
 void
 check_allowed(const lock_key &key, const request &how)
@@ -90,35 +61,6 @@ warn_of_scope(const lock_key &key, const request &how)
 					  errhint("Acquire it after BEGIN, or at session scope.")));
 }
 
-void
-warn_of_waiting(const lock_key &key)
-{
-	if (!settings::warnings || !context::has_fixed_snapshot())
-		return;
-	ereport(WARNING,
-			(errmsg("the transaction will not see what the holder of lock %s writes",
-					describe(key)),
-			 errdetail("Its isolation level is above READ COMMITTED, and it has taken its snapshot "
-					   "before the wait."),
-			 errhint("Acquire the lock before the transaction, at session scope, or use READ "
-					 "COMMITTED.")));
-}
-
-void
-warn_of_waiting_with_snapshot(const lock_key &key)
-{
-	if (!settings::warnings)
-		return;
-	ereport(WARNING,
-			(errmsg("waiting for lock %s with a snapshot", describe(key)),
-			 errdetail(
-				 "CALL pglock.lock() waits without one only as a statement of its own, "
-				 "outside a transaction block, first in its pipeline, with no other cursor or "
-				 "portal open, and without volatile functions in its arguments."),
-			 errhint("Until the lock is acquired, VACUUM and CREATE INDEX CONCURRENTLY have to "
-					 "wait for this session.")));
-}
-
 /* Warns if whoever gets a lock after us would miss what this transaction has done. */
 void
 warn_of_unseen_writes(const char *what)
@@ -141,7 +83,7 @@ warn_of_other_hold(const lock_key &key, std::optional<mode> only)
 {
 	for (mode m : modes)
 	{
-		if (!manager::holds({key.lock_id, m}))
+		if (!manager::holds(lock{key.lock_id, m}))
 			continue;
 		if (only.value_or(m) == m)
 			ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
@@ -188,7 +130,7 @@ raise_timeout(const lock_key &key)
 bool
 take(const lock_key &key, const request &how)
 {
-	naming_context naming(key);
+	naming_context naming("lock", key);
 	bool held = holds::take(key, how.mode, how.scope);
 
 	naming.end();
@@ -198,7 +140,7 @@ take(const lock_key &key, const request &how)
 bool
 wait(const lock_key &key, const request &how)
 {
-	naming_context naming(key);
+	naming_context naming("lock", key);
 	bool held = holds::wait(key, how.mode, how.scope, how.deadline);
 
 	naming.end();
@@ -212,7 +154,7 @@ wait(const lock_key &key, const request &how)
 bool
 is_alone_with(const lock_key &key, const request &how)
 {
-	return how.mode == mode::exclusive && manager::holds({key.lock_id, mode::shared}) &&
+	return how.mode == mode::exclusive && manager::holds(lock{key.lock_id, mode::shared}) &&
 		   lock_table::holders(lock{key.lock_id, mode::exclusive}.tag()).size() == 1;
 }
 
@@ -235,21 +177,8 @@ take_or_wait(const lock_key &key, const request &how)
 		return true;
 	if (how.deadline == deadline::at_once)
 		return take_ahead_of_waiters(key, how);
-	warn_of_waiting(key);
+	waiting::warn_of_old_snapshot("lock", key);
 	return wait(key, how);
-}
-
-/* Gets ready to wait: without a snapshot if `call` allows it. */
-void
-drop_snapshot_or_warn(const lock_key &key, FunctionCallInfo call)
-{
-	if (context::may_end_transaction(call))
-		context::drop_snapshot();
-	else
-	{
-		warn_of_waiting_with_snapshot(key);
-		warn_of_waiting(key);
-	}
 }
 
 /* Takes those at the front of `keys` that can be had in time; says how many in `taken`. */
@@ -332,9 +261,9 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 	if (how.deadline != deadline::at_once)
 	{
 		if (how.scope == scope::session)
-			drop_snapshot_or_warn(key, call);
+			waiting::drop_snapshot_or_warn("lock", key, call);
 		else
-			warn_of_waiting(key);
+			waiting::warn_of_old_snapshot("lock", key);
 		if (wait(key, how))
 			return;
 	}

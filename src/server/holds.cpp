@@ -205,7 +205,7 @@ give_back_levels(hold &h, mode m, int64 count)
 {
 	h.in(m).seen_levels = 0;
 	for (int64 i = 0; i < count; i++)
-		manager::give_back({h.lock_id, m}, scope::session);
+		manager::give_back(lock{h.lock_id, m}, scope::session);
 }
 
 /* Gives the newest levels back. */
@@ -241,7 +241,7 @@ take(const lock_key &key, mode m, scope as)
 	hold &h = reserve(key);
 
 	announce(h, m, as);
-	return book_if_taken(h, m, as, manager::take({key.lock_id, m}, as));
+	return book_if_taken(h, m, as, manager::take(lock{key.lock_id, m}, as));
 }
 
 bool
@@ -255,7 +255,7 @@ wait(const lock_key &key, mode m, scope as, TimestampTz deadline)
 	registry::store(h.published->waiting_since, contention::begin_wait(key));
 	PG_TRY();
 	{
-		entry = manager::wait({key.lock_id, m}, as, deadline);
+		entry = manager::wait(lock{key.lock_id, m}, as, deadline);
 	}
 	PG_CATCH();
 	{
@@ -281,7 +281,7 @@ undo(const lock_key &key, mode m, scope as)
 	if (as == scope::session)
 		give_back(*h, m, 1);
 	else
-		manager::give_back({key.lock_id, m}, scope::transaction);
+		manager::give_back(lock{key.lock_id, m}, scope::transaction);
 	refresh_or_remove(*h);
 	hold_table::trim();
 }

@@ -16,7 +16,7 @@ namespace pglock
 namespace manager
 {
 LOCALLOCK *
-take(const lock &wanted, scope as)
+take(const heavyweight_lock &wanted, scope as)
 {
 	LOCALLOCK *entry = nullptr;
 	/*
@@ -24,16 +24,15 @@ take(const lock &wanted, scope as)
 	 * that holds the lock exclusively has nobody to wait for, whoever waits for it: for this one
 	 * request it may, and does not.
 	 */
-	bool no_wait = wanted.mode == mode::exclusive || !holds({wanted.lock_id, mode::exclusive});
+	bool no_wait = wanted.lockmode != ShareLock || !holds(heavyweight_lock{wanted.tag, ExclusiveLock});
 
-	if (compat::lock_acquire(wanted.tag(), wanted.lockmode(), as == scope::session, no_wait,
-							 &entry) == LOCKACQUIRE_NOT_AVAIL)
+	if (compat::lock_acquire(wanted.tag, wanted.lockmode, as == scope::session, no_wait, &entry) ==
+		LOCKACQUIRE_NOT_AVAIL)
 		return nullptr;
 	return entry;
 }
 
-/* Ends the session if its client has gone: it would hold the lock for nobody. */
-static void
+void
 check_client_is_there()
 {
 	if (MyProcPort == nullptr || whereToSendOutput != DestRemote ||
@@ -45,7 +44,7 @@ check_client_is_there()
 }
 
 LOCALLOCK *
-wait(const lock &wanted, scope as, TimestampTz deadline)
+wait(const heavyweight_lock &wanted, scope as, TimestampTz deadline)
 {
 	MemoryContext context = CurrentMemoryContext;
 	LOCALLOCK *entry = nullptr;
@@ -55,14 +54,14 @@ wait(const lock &wanted, scope as, TimestampTz deadline)
 	{
 		deadline::arm(deadline);
 		/* for the session at first, whatever the scope: then it is given back in one way only */
-		compat::lock_acquire(wanted.tag(), wanted.lockmode(), true, false, &entry);
+		compat::lock_acquire(wanted.tag, wanted.lockmode, true, false, &entry);
 		deadline::disarm();
 		/* an error that was on its way when the lock came must find us here, not in the caller */
 		CHECK_FOR_INTERRUPTS();
 		check_client_is_there();
 		if (as == scope::transaction)
 		{
-			compat::lock_acquire(wanted.tag(), wanted.lockmode(), false, true, &entry);
+			compat::lock_acquire(wanted.tag, wanted.lockmode, false, true, &entry);
 			give_back(wanted, scope::session);
 		}
 	}
@@ -95,26 +94,22 @@ wait(const lock &wanted, scope as, TimestampTz deadline)
 }
 
 void
-give_back(const lock &held, scope as)
+give_back(const heavyweight_lock &held, scope as)
 {
-	LOCKTAG tag = held.tag();
-
-	LockRelease(&tag, held.lockmode(), as == scope::session);
+	LockRelease(&held.tag, held.lockmode, as == scope::session);
 }
 
 bool
-holds(const lock &asked)
+holds(const heavyweight_lock &asked)
 {
-	return compat::lock_held_by_me(asked.tag(), asked.lockmode());
+	return compat::lock_held_by_me(asked.tag, asked.lockmode);
 }
 
-bool
-is_wanted(int64 lock_id)
+int
+parties(const LOCKTAG &tag)
 {
-	LOCKTAG tag = lock{lock_id, mode::exclusive}.tag();
-
 	/* despite its name it counts holders, too */
-	return LockWaiterCount(&tag) > 0;
+	return LockWaiterCount(&tag);
 }
 
 LOCALLOCK *

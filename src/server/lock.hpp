@@ -15,6 +15,13 @@ enum class scope : uint8 { session, transaction };
 constexpr mode modes[] = {mode::exclusive, mode::shared};
 constexpr scope scopes[] = {scope::session, scope::transaction};
 
+/* Anything that the lock manager can lock, in one of its modes. */
+struct heavyweight_lock
+{
+	LOCKTAG tag;
+	LOCKMODE lockmode;
+};
+
 /* A lock in one mode, as the lock manager knows it: what pg_advisory_lock(lock_id) takes. */
 struct lock
 {
@@ -38,6 +45,11 @@ struct lock
 	{
 		return mode == mode::exclusive ? ExclusiveLock : ShareLock;
 	}
+
+	operator heavyweight_lock() const
+	{
+		return {tag(), lockmode()};
+	}
 };
 
 namespace manager
@@ -46,23 +58,26 @@ namespace manager
  * Takes the lock if it is to be had at once; nullptr if not. Raises 53200 if the lock table is
  * full. A session that holds the lock in either mode at either scope counts as one holder.
  */
-LOCALLOCK *take(const lock &wanted, scope as);
+LOCALLOCK *take(const heavyweight_lock &wanted, scope as);
 
 /*
  * Waits for a lock this session does not hold in that mode, until `deadline` at the latest.
  * nullptr: the deadline passed, and the transaction can go on. Whatever is raised, and when nullptr
  * is returned, the lock is not held.
  */
-LOCALLOCK *wait(const lock &wanted, scope as, TimestampTz deadline);
+LOCALLOCK *wait(const heavyweight_lock &wanted, scope as, TimestampTz deadline);
 
 /* Gives back one level that was taken at that scope; the caller knows there is one. */
-void give_back(const lock &held, scope as);
+void give_back(const heavyweight_lock &held, scope as);
 
 /* Does this session hold the lock, at any scope. */
-bool holds(const lock &asked);
+bool holds(const heavyweight_lock &asked);
 
-/* Has any session taken or asked for the lock, in any mode. */
-bool is_wanted(int64 lock_id);
+/* How many have taken or asked for what is locked, in any mode. */
+int parties(const LOCKTAG &tag);
+
+/* Ends the session if its client has gone: it would hold what it waited for for nobody. */
+void check_client_is_there();
 
 /* This session's entry for the lock, nullptr if it does not hold it. */
 LOCALLOCK *find(const lock &asked);

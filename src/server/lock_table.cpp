@@ -18,6 +18,14 @@ namespace
 {
 /* The layout of pg_advisory_lock(), from lockfuncs.c. */
 
+/* Is it a lock of this database that the functions for advisory locks can take: not a lease's. */
+bool
+is_advisory(const LOCKTAG &tag)
+{
+	return tag.locktag_type == LOCKTAG_ADVISORY && tag.locktag_field1 == MyDatabaseId &&
+		   (tag.locktag_field4 == 1 || tag.locktag_field4 == 2);
+}
+
 bool
 has_lock_id(const LOCKTAG &tag)
 {
@@ -57,8 +65,7 @@ class collector
 	{
 		for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++)
 			compat::for_each_lock(proc, partition, [&](const PROCLOCK &entry) {
-				if (entry.tag.myLock->tag.locktag_type == LOCKTAG_ADVISORY &&
-					entry.tag.myLock->tag.locktag_field1 == MyDatabaseId)
+				if (is_advisory(entry.tag.myLock->tag))
 					add(proc, entry);
 			});
 	}
@@ -191,6 +198,17 @@ has_waiters(const LOCKTAG &tag)
 		found = found || by.waitLock == entry.tag.myLock;
 	});
 	return found;
+}
+
+void
+wake_holders(const LOCKTAG &tag)
+{
+	if (manager::parties(tag) == 0)
+		return;
+	for_each_party(tag, [](const PGPROC &by, const PROCLOCK &entry, int) {
+		if (entry.holdMask != 0)
+			SetLatch(const_cast<Latch *>(&by.procLatch));
+	});
 }
 
 blockers::blockers(const snapshot &of)

@@ -60,6 +60,9 @@ std::span<const holder> holders(const LOCKTAG &tag);
 /* Does any process wait for the lock. */
 bool has_waiters(const LOCKTAG &tag);
 
+/* Sets the latches of those who hold the lock, in whatever mode. Never raises. */
+void wake_holders(const LOCKTAG &tag);
+
 /* Whom the processes that wait in a snapshot wait for. */
 class blockers
 {

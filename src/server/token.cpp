@@ -222,8 +222,10 @@ wait_for(int64 microseconds)
 	CHECK_FOR_INTERRUPTS();
 }
 
+} // namespace
+
 int64
-draw()
+draw_token()
 {
 	for (;;)
 	{
@@ -259,7 +261,6 @@ draw()
 		return drawn;
 	}
 }
-} // namespace
 
 int64
 token(const lock_key &key)
@@ -271,7 +272,7 @@ token(const lock_key &key)
 	if (int64 *kept = holds::token_of(key))
 	{
 		if (*kept == 0)
-			registry::store(*kept, draw());
+			registry::store(*kept, draw_token());
 		return *kept;
 	}
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

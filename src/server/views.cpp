@@ -13,6 +13,7 @@
 #include "lock_id_map.hpp"
 #include "lock_table.hpp"
 #include "registry.hpp"
+#include "row_builder.hpp"
 #include "shared.hpp"
 #include "standby.hpp"
 #include "visibility.hpp"
@@ -25,65 +26,6 @@ namespace pglock
 {
 namespace
 {
-constexpr const char *hidden = "<insufficient privilege>";
-
-/* A row being made: columns in order. */
-template <int columns> class row_builder
-{
-  public:
-	void
-	add(Datum value)
-	{
-		values[count] = value;
-		nulls[count++] = false;
-	}
-
-	void
-	add_null()
-	{
-		values[count] = 0;
-		nulls[count++] = true;
-	}
-
-	void
-	add_text(const text *value)
-	{
-		if (value == nullptr)
-			add_null();
-		else
-			add(PointerGetDatum(value));
-	}
-
-	void
-	add_text(const char *value)
-	{
-		add_text(value != nullptr ? cstring_to_text(value) : nullptr);
-	}
-
-	void
-	add_time(TimestampTz time)
-	{
-		if (time == 0)
-			add_null();
-		else
-			add(TimestampTzGetDatum(time));
-	}
-
-	void
-	put(FunctionCallInfo fcinfo)
-	{
-		auto result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
-
-		Assert(count == columns);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-	}
-
-  private:
-	Datum values[columns];
-	bool nulls[columns];
-	int count = 0;
-};
-
 const char *
 name_of(mode m)
 {

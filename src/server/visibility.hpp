@@ -7,6 +7,9 @@
 
 namespace pglock
 {
+/* What is shown instead of what may not be seen. */
+constexpr const char *hidden = "<insufficient privilege>";
+
 /* May the current user see the data of that role's sessions: the rule of pg_stat_activity. */
 inline bool
 may_see(Oid role)
