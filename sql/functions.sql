@@ -39,6 +39,8 @@ SELECT name FROM ours WHERE obj_description(oid, 'pg_proc') IS NULL;
 SELECT obj_description('pglock.locks'::regclass, 'pg_class') IS NOT NULL AS locks,
        obj_description('pglock.contention'::regclass, 'pg_class') IS NOT NULL AS contention,
        obj_description('pglock.contention_info'::regclass, 'pg_class') IS NOT NULL AS contention_info,
+       obj_description('pglock.leases'::regclass, 'pg_class') IS NOT NULL AS leases,
+       obj_description('pglock.lease_rows'::regclass, 'pg_class') IS NOT NULL AS lease_rows,
        obj_description('pglock.tokens'::regclass, 'pg_class') IS NOT NULL AS tokens,
        obj_description('pglock'::regnamespace, 'pg_namespace') IS NOT NULL AS schema,
        obj_description(oid, 'pg_extension') IS NOT NULL AS extension
@@ -50,6 +52,9 @@ ORDER BY attnum;
 SELECT attname AS column, format_type(atttypid, atttypmod) AS type
 FROM pg_attribute WHERE attrelid = 'pglock.contention'::regclass AND attnum > 0
 ORDER BY attnum;
+SELECT attname AS column, format_type(atttypid, atttypmod) AS type
+FROM pg_attribute WHERE attrelid = 'pglock.leases'::regclass AND attnum > 0
+ORDER BY attnum;
 
 -- anybody may take locks, as with the built-ins, and see what there is of them
 SELECT name FROM ours WHERE NOT has_function_privilege('public', oid, 'EXECUTE');
@@ -58,6 +63,8 @@ SELECT has_schema_privilege('public', 'pglock', 'USAGE') AS usage,
        has_table_privilege('public', 'pglock.locks', 'SELECT') AS locks,
        has_table_privilege('public', 'pglock.contention', 'SELECT') AS contention,
        has_table_privilege('public', 'pglock.contention_info', 'SELECT') AS contention_info,
+       has_table_privilege('public', 'pglock.leases', 'SELECT') AS leases,
+       has_table_privilege('public', 'pglock.lease_rows', 'SELECT, INSERT, UPDATE, DELETE') AS lease_rows,
        has_sequence_privilege('public', 'pglock.tokens', 'SELECT') AS tokens,
        has_sequence_privilege('public', 'pglock.tokens', 'USAGE, UPDATE') AS change_tokens;
 
@@ -68,6 +75,9 @@ SELECT key, mode, depth FROM pglock.locks WHERE pid = pg_backend_pid();
 SELECT pglock.release('anybody');
 CALL pglock.lock('anybody');
 SELECT pglock.release_all();
+SELECT pglock.try_lease('anybody') AS token \gset
+SELECT key, usename FROM pglock.leases;
+SELECT pglock.release_lease('anybody', :token);
 RESET ROLE;
 
 -- DROP takes all but the schema with it, and CREATE brings it back; the schema is fixed

@@ -73,6 +73,300 @@ DROP PROCEDURE lock_of_session(uuid, interval, boolean);
 DROP PROCEDURE lock_raw_of_session(bigint, interval, boolean);
 
 --
+-- Leases
+--
+
+-- Where they are kept. A materialized view, of a query that fails: so that nothing but the functions for
+-- leases can write to it, and that it is no part of a publication FOR ALL TABLES. It must be a heap.
+CREATE FUNCTION lease_columns(
+    OUT key_id bigint,
+    OUT token bigint,
+    OUT expires bigint,
+    OUT ttl bigint,
+    OUT run bigint,
+    OUT acquired_at timestamptz,
+    OUT renewed_at timestamptz,
+    OUT database oid,
+    OUT role oid,
+    OUT slot integer,
+    OUT key text,
+    OUT holder text)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_lease_columns' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION lease_columns() IS
+'The columns of lease_rows. Always raises 55000: leases come from nowhere but acquire_lease.';
+
+REVOKE EXECUTE ON FUNCTION lease_columns() FROM PUBLIC;
+
+CREATE MATERIALIZED VIEW lease_rows USING heap AS
+SELECT * FROM @extschema@.lease_columns() WITH NO DATA;
+
+CREATE INDEX lease_rows_by_key ON lease_rows (key_id, slot, token);
+CREATE INDEX lease_rows_by_token ON lease_rows (token);
+
+COMMENT ON MATERIALIZED VIEW lease_rows IS
+'Where leases are kept. Only the functions for leases read and write it; the view leases shows it.';
+
+CREATE FUNCTION acquire_lease(key text, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_acquire_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_lease(text, ttl interval, timeout interval, holder text, slots integer) IS
+'Waits for a lease and takes it. Returns its token, with which any session of this role can renew, check
+and release it; NULL: the timeout passed. It ends when it is released or revoked, or when another takes it
+after it has expired. ttl: how long it lasts unless it is renewed, from 1 ms to 1 year. timeout: as for
+acquire. holder: whom the view leases shows. slots: so many may hold a lease of the key at a time. Taken in
+a transaction that is rolled back, it never was. The token is a fencing token, as that of token(). Errors:
+22004, 22023, 25006 on a standby and in a read-only transaction, 40P01, 53200, 57014, 55P03 only for
+lock_timeout.';
+
+CREATE FUNCTION acquire_lease(key bigint, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_acquire_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_lease(bigint, ttl interval, timeout interval, holder text, slots integer) IS
+'As acquire_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION acquire_lease(key uuid, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_acquire_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_lease(uuid, ttl interval, timeout interval, holder text, slots integer) IS
+'As acquire_lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION try_lease(key text, ttl interval = '30s', holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_try_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_lease(text, ttl interval, holder text, slots integer) IS
+'Takes a lease if that is possible at once. Returns its token; NULL: it is taken, or others wait for it.
+Never waits for a lease. ttl, holder, slots and errors as for acquire_lease.';
+
+CREATE FUNCTION try_lease(key bigint, ttl interval = '30s', holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_try_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_lease(bigint, ttl interval, holder text, slots integer) IS
+'As try_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION try_lease(key uuid, ttl interval = '30s', holder text = NULL, slots integer = 1)
+RETURNS bigint
+AS 'MODULE_PATHNAME', 'pglock_try_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_lease(uuid, ttl interval, holder text, slots integer) IS
+'As try_lease(text, ...), for the text of the uuid.';
+
+CREATE PROCEDURE lease(key text, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1, INOUT token bigint = NULL)
+AS 'MODULE_PATHNAME', 'pglock_lease_text' LANGUAGE C;
+
+COMMENT ON PROCEDURE lease(text, ttl interval, timeout interval, holder text, slots integer, INOUT token bigint) IS
+'Takes a lease as acquire_lease does, but a timeout that passes is error 55P03, whose DETAIL names the
+holders. The token comes back in the parameter of that name. As a statement of its own outside a
+transaction block it waits without a snapshot, so that VACUUM and CREATE INDEX CONCURRENTLY need not wait
+for this session; elsewhere it warns of that. Errors as for acquire_lease.';
+
+CREATE PROCEDURE lease(key bigint, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1, INOUT token bigint = NULL)
+AS 'MODULE_PATHNAME', 'pglock_lease_bigint' LANGUAGE C;
+
+COMMENT ON PROCEDURE lease(bigint, ttl interval, timeout interval, holder text, slots integer, INOUT token bigint) IS
+'As lease(text, ...), for the text of the bigint.';
+
+CREATE PROCEDURE lease(key uuid, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1, INOUT token bigint = NULL)
+AS 'MODULE_PATHNAME', 'pglock_lease_uuid' LANGUAGE C;
+
+COMMENT ON PROCEDURE lease(uuid, ttl interval, timeout interval, holder text, slots integer, INOUT token bigint) IS
+'As lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION renew_lease(key text, token bigint, ttl interval = NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_renew_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION renew_lease(text, token bigint, ttl interval) IS
+'Renews a lease: from now on it lasts for ttl; NULL: for the one it had. true also if it had expired and
+nobody has taken it over; false: it was taken over, released or revoked. Takes effect at once and is not
+undone by a rollback. Writes no row version and needs no transaction id. Errors: 22004, 22023, 25006 on a
+standby and in a read-only transaction, 42501 if another role took it.';
+
+CREATE FUNCTION renew_lease(key bigint, token bigint, ttl interval = NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_renew_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION renew_lease(bigint, token bigint, ttl interval) IS
+'As renew_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION renew_lease(key uuid, token bigint, ttl interval = NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_renew_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION renew_lease(uuid, token bigint, ttl interval) IS
+'As renew_lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION renew_leases(tokens bigint[], ttl interval = NULL)
+RETURNS SETOF bigint
+AS 'MODULE_PATHNAME', 'pglock_renew_leases' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION renew_leases(bigint[], ttl interval) IS
+'Renews many leases as renew_lease does, and returns the tokens of those that are still held. Errors as
+for renew_lease.';
+
+CREATE FUNCTION release_lease(key text, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_lease(text, token bigint) IS
+'Ends a lease. true: it is free when this transaction commits; false: it was released or revoked before,
+or had expired and was taken over. From any session of the role that took it. Errors: 22004, 25006 on a
+standby and in a read-only transaction, 42501 if another role took it, 57014.';
+
+CREATE FUNCTION release_lease(key bigint, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_lease(bigint, token bigint) IS
+'As release_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION release_lease(key uuid, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_lease(uuid, token bigint) IS
+'As release_lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION check_lease(key text, token bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pglock_check_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION check_lease(text, token bigint) IS
+'For the transaction that writes what a lease protects: until it ends nobody can take the lease over, even
+if it expires. Raises 55000 if it was taken over, released or revoked. Other errors: 22004, 25006 on a
+standby, 40P01, 42501 if another role took it, 53200, 55P03 only for lock_timeout, 57014.';
+
+CREATE FUNCTION check_lease(key bigint, token bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pglock_check_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION check_lease(bigint, token bigint) IS
+'As check_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION check_lease(key uuid, token bigint)
+RETURNS void
+AS 'MODULE_PATHNAME', 'pglock_check_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION check_lease(uuid, token bigint) IS
+'As check_lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION holds_lease(key text, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_holds_lease_text' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION holds_lease(text, token bigint) IS
+'Whether the lease is held with that token now, and has not expired. What is to hold until COMMIT is
+check_lease. Errors: 22004, 25006 on a standby, 42501 if another role took it.';
+
+CREATE FUNCTION holds_lease(key bigint, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_holds_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION holds_lease(bigint, token bigint) IS
+'As holds_lease(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION holds_lease(key uuid, token bigint)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_holds_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION holds_lease(uuid, token bigint) IS
+'As holds_lease(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION revoke_lease(key text)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_revoke_lease_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION revoke_lease(text) IS
+'Ends all leases of the key that have not expired, and returns how many those were. Their holders find out
+when they renew or check them. For the role that took them and its members, members of pg_signal_backend
+(unless a superuser took them) and superusers. Errors: 22004, 25006 on a standby and in a read-only
+transaction, 42501, 57014.';
+
+CREATE FUNCTION revoke_lease(key bigint)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_revoke_lease_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION revoke_lease(bigint) IS
+'As revoke_lease(text), for the text of the bigint.';
+
+CREATE FUNCTION revoke_lease(key uuid)
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_revoke_lease_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION revoke_lease(uuid) IS
+'As revoke_lease(text), for the text of the uuid.';
+
+CREATE FUNCTION lease_status(
+    OUT key text,
+    OUT slot integer,
+    OUT token bigint,
+    OUT holder text,
+    OUT role oid,
+    OUT acquired_at timestamptz,
+    OUT renewed_at timestamptz,
+    OUT expires_at timestamptz,
+    OUT ttl interval,
+    OUT waiters integer)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_lease_status' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION lease_status() IS
+'What the view leases shows, except the name of the role.';
+
+CREATE VIEW leases AS
+SELECT lease.key,
+       lease.slot,
+       lease.token,
+       lease.holder,
+       role.rolname AS usename,
+       lease.acquired_at,
+       lease.renewed_at,
+       lease.expires_at,
+       lease.ttl,
+       lease.waiters
+FROM @extschema@.lease_status() AS lease
+LEFT JOIN pg_catalog.pg_roles AS role ON role.oid = lease.role;
+
+GRANT SELECT ON leases TO PUBLIC;
+
+COMMENT ON VIEW leases IS
+'Every lease of this database that has not expired: slot (1 unless more than one may hold the key), token,
+holder as its taker named it, the role that took it, when it was taken and last renewed and when it
+expires by the clock of the server, and how many sessions wait for a lease of that key. Of leases that
+other roles took only members of pg_read_all_stats see key and holder; everybody else sees
+<insufficient privilege> and NULL. Error 25006 on a standby.';
+
+--
 -- How full the statistics of waits are
 --
 

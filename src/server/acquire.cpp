@@ -130,7 +130,7 @@ raise_timeout(const lock_key &key)
 bool
 take(const lock_key &key, const request &how)
 {
-	naming_context naming("lock", key);
+	naming_context naming("acquiring lock", key);
 	bool held = holds::take(key, how.mode, how.scope);
 
 	naming.end();
@@ -140,7 +140,7 @@ take(const lock_key &key, const request &how)
 bool
 wait(const lock_key &key, const request &how)
 {
-	naming_context naming("lock", key);
+	naming_context naming("acquiring lock", key);
 	bool held = holds::wait(key, how.mode, how.scope, how.deadline);
 
 	naming.end();

@@ -160,10 +160,13 @@ for_each_waiter(const LOCK &lock, Function function)
 	for_each_element<PGPROC>(head, offset, function);
 }
 
-/* What pg_stat_activity knows of a process; nullptr: nothing. Valid until the snapshot is cleared.
+/*
+ * What pg_stat_activity knows of the first process that is wanted; nullptr: nothing. Valid until
+ * the snapshot is cleared.
  */
-inline const PgBackendStatus *
-backend_status(int pid)
+template <typename IsWanted>
+const PgBackendStatus *
+find_backend_status(IsWanted is_wanted)
 {
 	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
 	{
@@ -172,7 +175,7 @@ backend_status(int pid)
 #else
 		const LocalPgBackendStatus *known = pgstat_fetch_stat_local_beentry(i);
 #endif
-		if (known != nullptr && known->backendStatus.st_procpid == pid)
+		if (known != nullptr && is_wanted(known->backendStatus))
 			return &known->backendStatus;
 	}
 	return nullptr;
@@ -212,6 +215,17 @@ has_synchronous_standbys()
 	return (WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0;
 #else
 	return WalSndCtl->sync_standbys_defined;
+#endif
+}
+
+/* How a wait of ours is shown in pg_stat_activity. */
+inline uint32
+wait_event([[maybe_unused]] const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	return WaitEventExtensionNew(name);
+#else
+	return PG_WAIT_EXTENSION;
 #endif
 }
 

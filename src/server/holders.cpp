@@ -46,7 +46,8 @@ append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
 	appendStringInfo(words, "process %d", by.pid);
 	if (!may_see(by.role))
 		return;
-	if (const PgBackendStatus *status = compat::backend_status(by.pid);
+	if (const PgBackendStatus *status = compat::find_backend_status(
+			[&](const PgBackendStatus &s) { return s.st_procpid == by.pid; });
 		status != nullptr && status->st_appname[0] != '\0')
 		appendStringInfo(words, " (%s)", status->st_appname);
 	if (TimestampTz since = held_since(by, lock_id); since != 0)

@@ -24,7 +24,8 @@ take(const heavyweight_lock &wanted, scope as)
 	 * that holds the lock exclusively has nobody to wait for, whoever waits for it: for this one
 	 * request it may, and does not.
 	 */
-	bool no_wait = wanted.lockmode != ShareLock || !holds(heavyweight_lock{wanted.tag, ExclusiveLock});
+	bool no_wait =
+		wanted.lockmode != ShareLock || !holds(heavyweight_lock{wanted.tag, ExclusiveLock});
 
 	if (compat::lock_acquire(wanted.tag, wanted.lockmode, as == scope::session, no_wait, &entry) ==
 		LOCKACQUIRE_NOT_AVAIL)

@@ -23,6 +23,7 @@ bool session_scope = true;
 bool allow_on_standby = false;
 int max_holds = 0;
 int max_contended_keys = 1000;
+int lease_grace = 0;
 
 static void
 define()
@@ -42,6 +43,11 @@ define()
 							"Sets how many different locks a session may hold through pglock.",
 							"Zero means no limit.", &max_holds, 0, 0, INT_MAX, PGC_SUSET, 0,
 							nullptr, nullptr, nullptr);
+	DefineCustomIntVariable("pglock.lease_grace",
+							"Sets for how long no new lease is given out after a promotion.",
+							"While the server that was primary may still give out leases.",
+							&lease_grace, 0, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S, nullptr,
+							nullptr, nullptr);
 	/* it sizes shared memory, which is made once */
 	DefineCustomIntVariable("pglock.max_contended_keys",
 							"Sets for how many keys the server keeps statistics of waits.",

@@ -8,7 +8,7 @@
 
 namespace pglock
 {
-naming_context::naming_context(const char *noun, const lock_key &key) : noun(noun), key(key)
+naming_context::naming_context(const char *doing, const lock_key &key) : doing(doing), key(key)
 {
 	callback.callback = add;
 	callback.arg = this;
@@ -21,7 +21,7 @@ naming_context::add(void *self)
 {
 	auto named = static_cast<const naming_context *>(self);
 
-	errcontext("while acquiring %s %s", named->noun, describe(named->key));
+	errcontext("while %s %s", named->doing, describe(named->key));
 }
 
 namespace waiting

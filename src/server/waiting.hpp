@@ -9,11 +9,12 @@
 
 namespace pglock
 {
-/* Adds the name of what is acquired to whatever is raised or logged meanwhile. */
+/* Adds what is done, as "acquiring lock", and the name to whatever is raised or logged meanwhile.
+ */
 class naming_context
 {
   public:
-	naming_context(const char *noun, const lock_key &key);
+	naming_context(const char *doing, const lock_key &key);
 
 	/* to be called by hand: nothing here may need a destructor when an error passes */
 	void
@@ -25,7 +26,7 @@ class naming_context
   private:
 	static void add(void *self);
 
-	const char *noun;
+	const char *doing;
 	const lock_key &key;
 	ErrorContextCallback callback;
 };

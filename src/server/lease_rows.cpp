@@ -1,0 +1,355 @@
+/*
+ * lease_rows.cpp: where leases are kept, the relation pglock.lease_rows.
+ *
+ * Rows are read whatever the transaction's snapshot: SnapshotAny gives all versions, and of each is
+ * judged under the lock of its buffer what has become of it. So it works at every isolation level
+ * and without a snapshot, and does not get slower where an old snapshot keeps dead versions.
+ *
+ * A change in place is logged as any change to the page, and not flushed. After a crash each lease
+ * has its whole time again, so it does not matter what was lost of it.
+ */
+#include "lease_rows.hpp"
+
+#include "compat.hpp"
+#include "key.hpp"
+
+#include <cstddef>
+
+namespace pglock
+{
+namespace
+{
+enum column { key_id_column = 1, token_column = 2, slot_column = 10, key_column, holder_column };
+constexpr int columns = holder_column;
+
+Oid
+relation_named(const char *name)
+{
+	Oid schema = get_namespace_oid("pglock", true);
+	Oid relation = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+
+	if (!OidIsValid(relation))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("relation \"pglock.%s\" does not exist", name),
+						errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the extension "
+								"again.")));
+	return relation;
+}
+
+lease_row *
+fixed_columns(HeapTuple tuple)
+{
+	return reinterpret_cast<lease_row *>(GETSTRUCT(tuple));
+}
+
+/* The tuple at a place in a page that is locked; false: there is none any more. */
+bool
+tuple_at(Relation relation, Page page, const ItemPointerData &at, HeapTupleData &tuple)
+{
+	OffsetNumber offset = ItemPointerGetOffsetNumber(&at);
+
+	if (offset > PageGetMaxOffsetNumber(page))
+		return false;
+
+	ItemId item = PageGetItemId(page, offset);
+
+	if (!ItemIdIsNormal(item))
+		return false;
+	tuple.t_tableOid = RelationGetRelid(relation);
+	tuple.t_self = at;
+	tuple.t_len = ItemIdGetLength(item);
+	tuple.t_data = reinterpret_cast<HeapTupleHeader>(PageGetItem(page, item));
+	return true;
+}
+
+/* What has become of a tuple whose buffer is locked. */
+lease_state
+judge(HeapTuple tuple, Buffer buffer)
+{
+	SnapshotData dirty;
+
+	InitDirtySnapshot(dirty);
+	if (!HeapTupleSatisfiesVisibility(tuple, &dirty, buffer))
+		return lease_state::none;
+	return TransactionIdIsValid(dirty.xmin) || TransactionIdIsValid(dirty.xmax)
+			   ? lease_state::changing
+			   : lease_state::there;
+}
+
+/* Was it inserted by a transaction that has committed, or is this one. */
+bool
+is_inserted(HeapTuple tuple)
+{
+	TransactionId by = HeapTupleHeaderGetXmin(tuple->t_data);
+
+	return HeapTupleHeaderXminCommitted(tuple->t_data) || TransactionIdIsCurrentTransactionId(by) ||
+		   (!TransactionIdIsInProgress(by) && TransactionIdDidCommit(by));
+}
+
+/* The copied part ends before the padding. */
+constexpr size_t fixed_size = offsetof(lease_row, slot) + sizeof(lease_row::slot);
+
+/* Reads the versions of rows that an index finds, in its order. */
+class index_scan
+{
+  public:
+	index_scan(Relation relation, const char *index_name)
+	{
+		index = index_open(relation_named(index_name), AccessShareLock);
+		of = relation;
+	}
+
+	void
+	where(AttrNumber column, RegProcedure equal, Datum value)
+	{
+		ScanKeyInit(&keys[key_count++], column, BTEqualStrategyNumber, equal, value);
+	}
+
+	void
+	begin()
+	{
+		scan = systable_beginscan_ordered(of, index, SnapshotAny, key_count, keys);
+	}
+
+	const ItemPointerData *
+	next(ScanDirection direction)
+	{
+		HeapTuple tuple = systable_getnext_ordered(scan, direction);
+
+		return HeapTupleIsValid(tuple) ? &tuple->t_self : nullptr;
+	}
+
+	void
+	end()
+	{
+		systable_endscan_ordered(scan);
+		index_close(index, AccessShareLock);
+	}
+
+  private:
+	Relation of;
+	Relation index;
+	SysScanDesc scan;
+	ScanKeyData keys[2];
+	int key_count = 0;
+};
+static_assert(std::is_trivially_destructible_v<index_scan>);
+} // namespace
+
+lease_rows::lease_rows()
+{
+	relation = relation_open(relation_named("lease_rows"), RowExclusiveLock);
+}
+
+void
+lease_rows::close()
+{
+	/* what was written is locked until the transaction ends, as every table is */
+	relation_close(relation, has_written ? NoLock : RowExclusiveLock);
+}
+
+found_lease
+lease_rows::look_at(const ItemPointerData &at, bool &was_committed)
+{
+	found_lease found = {};
+	HeapTupleData tuple;
+	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&at));
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	was_committed = false;
+	if (tuple_at(relation, BufferGetPage(buffer), at, tuple))
+	{
+		memcpy(&found.row, fixed_columns(&tuple), fixed_size);
+		found.at = at;
+		found.state = judge(&tuple, buffer);
+		was_committed = found.state == lease_state::none && is_inserted(&tuple);
+		/* a database that was copied from this one has another id */
+		if (found.row.database != MyDatabaseId)
+			found.state = lease_state::none;
+	}
+	UnlockReleaseBuffer(buffer);
+	return found;
+}
+
+found_lease
+lease_rows::newest(int64 key_id, int32 slot)
+{
+	found_lease found = {};
+	bool is_decided = false;
+	index_scan scan(relation, "lease_rows_by_key");
+
+	scan.where(key_id_column, F_INT8EQ, Int64GetDatum(key_id));
+	scan.where(slot_column, F_INT4EQ, Int32GetDatum(slot));
+	scan.begin();
+	while (!is_decided)
+	{
+		const ItemPointerData *at = scan.next(BackwardScanDirection);
+
+		if (at == nullptr)
+			break;
+		/* what was rolled back decides nothing */
+		found = look_at(*at, is_decided);
+		is_decided = is_decided || found.state != lease_state::none;
+	}
+	scan.end();
+	return found;
+}
+
+found_lease
+lease_rows::of_token(int64 token)
+{
+	found_lease found = {};
+	bool was_committed;
+	index_scan scan(relation, "lease_rows_by_token");
+
+	scan.where(token_column, F_INT8EQ, Int64GetDatum(token));
+	scan.begin();
+	while (found.state == lease_state::none)
+	{
+		const ItemPointerData *at = scan.next(ForwardScanDirection);
+
+		if (at == nullptr)
+			break;
+		found = look_at(*at, was_committed);
+	}
+	scan.end();
+	return found;
+}
+
+shown_lease
+lease_rows::show(const ItemPointerData &at)
+{
+	bool was_committed;
+	HeapTupleData tuple;
+	HeapTuple copy = nullptr;
+	found_lease found = look_at(at, was_committed);
+
+	if (found.state == lease_state::none)
+		return {};
+
+	/* the texts never change, and who deletes a row leaves its version as it is */
+	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&at));
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	if (tuple_at(relation, BufferGetPage(buffer), at, tuple) &&
+		fixed_columns(&tuple)->token == found.row.token)
+		copy = heap_copytuple(&tuple);
+	UnlockReleaseBuffer(buffer);
+	if (copy == nullptr)
+		return {};
+
+	auto column = [&](int number) -> const text * {
+		bool is_null;
+		Datum value = heap_getattr(copy, number, RelationGetDescr(relation), &is_null);
+
+		return is_null ? nullptr : DatumGetTextPP(value);
+	};
+
+	return {found.state, found.row, column(key_column), column(holder_column)};
+}
+
+void
+lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), void *argument)
+{
+	index_scan scan(relation, "lease_rows_by_key");
+
+	scan.where(key_id_column, F_INT8EQ, Int64GetDatum(key_id));
+	scan.begin();
+	while (const ItemPointerData *at = scan.next(ForwardScanDirection))
+	{
+		shown_lease shown = show(*at);
+
+		CHECK_FOR_INTERRUPTS();
+		if (shown.state != lease_state::none)
+			visit(shown, argument);
+	}
+	scan.end();
+}
+
+void
+lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
+{
+	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, latest, 0, nullptr);
+
+	while (HeapTuple tuple = systable_getnext(scan))
+	{
+		shown_lease shown = show(tuple->t_self);
+
+		CHECK_FOR_INTERRUPTS();
+		if (shown.state != lease_state::none)
+			visit(shown, argument);
+	}
+	systable_endscan(scan);
+	UnregisterSnapshot(latest);
+}
+
+bool
+lease_rows::change_row(const found_lease &lease, bool (*decide)(lease_row &, void *),
+					   void *argument)
+{
+	HeapTupleData tuple;
+	lease_row changed;
+	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&lease.at));
+
+	LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+
+	bool is_there = tuple_at(relation, BufferGetPage(buffer), lease.at, tuple) &&
+					fixed_columns(&tuple)->token == lease.row.token &&
+					judge(&tuple, buffer) != lease_state::none;
+
+	if (is_there)
+		memcpy(&changed, fixed_columns(&tuple), fixed_size);
+	is_there = is_there && decide(changed, argument);
+	if (is_there)
+	{
+		GenericXLogState *change = GenericXLogStart(relation);
+		Page page = GenericXLogRegisterBuffer(change, buffer, 0);
+
+		tuple_at(relation, page, lease.at, tuple);
+		memcpy(fixed_columns(&tuple), &changed, fixed_size);
+		GenericXLogFinish(change);
+	}
+	UnlockReleaseBuffer(buffer);
+	return is_there;
+}
+
+void
+lease_rows::insert(const lease_row &row, std::string_view key, const text *holder)
+{
+	shown_name_buffer shown;
+	int shown_length = show_name(key, shown);
+	bool nulls[columns] = {};
+	Datum values[columns] = {
+		Int64GetDatum(row.key_id),
+		Int64GetDatum(row.token),
+		Int64GetDatum(row.expires),
+		Int64GetDatum(row.ttl),
+		Int64GetDatum(row.run),
+		TimestampTzGetDatum(row.acquired_at),
+		TimestampTzGetDatum(row.renewed_at),
+		ObjectIdGetDatum(row.database),
+		ObjectIdGetDatum(row.role),
+		Int32GetDatum(row.slot),
+		PointerGetDatum(cstring_to_text_with_len(shown, shown_length)),
+		PointerGetDatum(holder),
+	};
+
+	nulls[holder_column - 1] = holder == nullptr;
+
+	HeapTuple tuple = heap_form_tuple(RelationGetDescr(relation), values, nulls);
+
+	CatalogTupleInsert(relation, tuple);
+	heap_freetuple(tuple);
+	has_written = true;
+}
+
+void
+lease_rows::remove(const found_lease &lease)
+{
+	ItemPointerData at = lease.at;
+
+	CatalogTupleDelete(relation, &at);
+	has_written = true;
+}
+} // namespace pglock
