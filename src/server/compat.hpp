@@ -218,6 +218,23 @@ has_synchronous_standbys()
 #endif
 }
 
+inline IndexScanDesc
+begin_index_scan(Relation heap, Relation index, Snapshot snapshot, int keys)
+{
+#if PG_VERSION_NUM >= 180000
+	return index_beginscan(heap, index, snapshot, nullptr, keys, 0);
+#else
+	return index_beginscan(heap, index, snapshot, keys, 0);
+#endif
+}
+
+/* Removes what nobody can see any more from a page, if there is much of it. */
+inline void
+prune_page(Relation heap, Buffer buffer)
+{
+	heap_page_prune_opt(heap, buffer);
+}
+
 /* How a wait of ours is shown in pg_stat_activity. */
 inline uint32
 wait_event([[maybe_unused]] const char *name)

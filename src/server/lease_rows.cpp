@@ -19,7 +19,8 @@ namespace pglock
 {
 namespace
 {
-enum column { key_id_column = 1, token_column = 2, slot_column = 10, key_column, holder_column };
+constexpr int key_column = 11;
+constexpr int holder_column = 12;
 constexpr int columns = holder_column;
 
 Oid
@@ -89,47 +90,56 @@ is_inserted(HeapTuple tuple)
 /* The copied part ends before the padding. */
 constexpr size_t fixed_size = offsetof(lease_row, slot) + sizeof(lease_row::slot);
 
-/* Reads the versions of rows that an index finds, in its order. */
+/* Reads where the versions of rows are that an index finds, in its order. */
 class index_scan
 {
   public:
 	index_scan(Relation relation, const char *index_name)
 	{
-		index = index_open(relation_named(index_name), AccessShareLock);
 		of = relation;
+		index = index_open(relation_named(index_name), AccessShareLock);
 	}
 
+	/* The next column of the index is to be equal. */
 	void
-	where(AttrNumber column, RegProcedure equal, Datum value)
+	where(RegProcedure equal, Datum value)
 	{
-		ScanKeyInit(&keys[key_count++], column, BTEqualStrategyNumber, equal, value);
+		ScanKeyInit(&keys[key_count], static_cast<AttrNumber>(key_count + 1), BTEqualStrategyNumber,
+					equal, value);
+		key_count++;
 	}
 
 	void
 	begin()
 	{
-		scan = systable_beginscan_ordered(of, index, SnapshotAny, key_count, keys);
+		scan = compat::begin_index_scan(of, index, SnapshotAny, key_count);
+		index_rescan(scan, keys, key_count, nullptr, 0);
 	}
 
 	const ItemPointerData *
 	next(ScanDirection direction)
 	{
-		HeapTuple tuple = systable_getnext_ordered(scan, direction);
+		return index_getnext_tid(scan, direction);
+	}
 
-		return HeapTupleIsValid(tuple) ? &tuple->t_self : nullptr;
+	/* The index need not find again what next() has returned. */
+	void
+	forget_last()
+	{
+		scan->kill_prior_tuple = true;
 	}
 
 	void
 	end()
 	{
-		systable_endscan_ordered(scan);
+		index_endscan(scan);
 		index_close(index, AccessShareLock);
 	}
 
   private:
 	Relation of;
 	Relation index;
-	SysScanDesc scan;
+	IndexScanDesc scan;
 	ScanKeyData keys[2];
 	int key_count = 0;
 };
@@ -149,20 +159,21 @@ lease_rows::close()
 }
 
 found_lease
-lease_rows::look_at(const ItemPointerData &at, bool &was_committed)
+lease_rows::look_at(const ItemPointerData &at, version &kind)
 {
 	found_lease found = {};
 	HeapTupleData tuple;
 	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&at));
 
+	kind = version::removed;
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	was_committed = false;
 	if (tuple_at(relation, BufferGetPage(buffer), at, tuple))
 	{
 		memcpy(&found.row, fixed_columns(&tuple), fixed_size);
 		found.at = at;
 		found.state = judge(&tuple, buffer);
-		was_committed = found.state == lease_state::none && is_inserted(&tuple);
+		kind = found.state != lease_state::none || is_inserted(&tuple) ? version::committed
+																	   : version::rolled_back;
 		/* a database that was copied from this one has another id */
 		if (found.row.database != MyDatabaseId)
 			found.state = lease_state::none;
@@ -171,25 +182,36 @@ lease_rows::look_at(const ItemPointerData &at, bool &was_committed)
 	return found;
 }
 
+void
+lease_rows::prune(const ItemPointerData &at)
+{
+	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&at));
+
+	compat::prune_page(relation, buffer);
+	ReleaseBuffer(buffer);
+}
+
 found_lease
 lease_rows::newest(int64 key_id, int32 slot)
 {
 	found_lease found = {};
-	bool is_decided = false;
+	version kind = version::removed;
 	index_scan scan(relation, "lease_rows_by_key");
 
-	scan.where(key_id_column, F_INT8EQ, Int64GetDatum(key_id));
-	scan.where(slot_column, F_INT4EQ, Int32GetDatum(slot));
+	scan.where(F_INT8EQ, Int64GetDatum(key_id));
+	scan.where(F_INT4EQ, Int32GetDatum(slot));
 	scan.begin();
-	while (!is_decided)
+	while (kind != version::committed)
 	{
 		const ItemPointerData *at = scan.next(BackwardScanDirection);
 
 		if (at == nullptr)
 			break;
+		prune(*at);
 		/* what was rolled back decides nothing */
-		found = look_at(*at, is_decided);
-		is_decided = is_decided || found.state != lease_state::none;
+		found = look_at(*at, kind);
+		if (kind == version::removed)
+			scan.forget_last();
 	}
 	scan.end();
 	return found;
@@ -199,10 +221,10 @@ found_lease
 lease_rows::of_token(int64 token)
 {
 	found_lease found = {};
-	bool was_committed;
+	version kind;
 	index_scan scan(relation, "lease_rows_by_token");
 
-	scan.where(token_column, F_INT8EQ, Int64GetDatum(token));
+	scan.where(F_INT8EQ, Int64GetDatum(token));
 	scan.begin();
 	while (found.state == lease_state::none)
 	{
@@ -210,19 +232,28 @@ lease_rows::of_token(int64 token)
 
 		if (at == nullptr)
 			break;
-		found = look_at(*at, was_committed);
+		found = look_at(*at, kind);
 	}
 	scan.end();
 	return found;
 }
 
+found_lease
+lease_rows::again(const found_lease &lease)
+{
+	version kind;
+	found_lease found = look_at(lease.at, kind);
+
+	return found.row.token == lease.row.token ? found : found_lease{};
+}
+
 shown_lease
 lease_rows::show(const ItemPointerData &at)
 {
-	bool was_committed;
+	version kind;
 	HeapTupleData tuple;
 	HeapTuple copy = nullptr;
-	found_lease found = look_at(at, was_committed);
+	found_lease found = look_at(at, kind);
 
 	if (found.state == lease_state::none)
 		return {};
@@ -253,7 +284,7 @@ lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), v
 {
 	index_scan scan(relation, "lease_rows_by_key");
 
-	scan.where(key_id_column, F_INT8EQ, Int64GetDatum(key_id));
+	scan.where(F_INT8EQ, Int64GetDatum(key_id));
 	scan.begin();
 	while (const ItemPointerData *at = scan.next(ForwardScanDirection))
 	{

@@ -69,6 +69,9 @@ class lease_rows
 
 	found_lease of_token(int64 token);
 
+	/* What has become of a lease that was found before. */
+	found_lease again(const found_lease &lease);
+
 	/* Calls visit(shown) for each row of a key that is there or changing. */
 	template <typename Visit>
 	void
@@ -116,7 +119,11 @@ class lease_rows
 		return (*static_cast<Decide *>(decide))(row);
 	}
 
-	found_lease look_at(const ItemPointerData &at, bool &was_committed);
+	/* A version of a row: was it committed (or is it ours), rolled back, or is it no more. */
+	enum class version { committed, rolled_back, removed };
+
+	found_lease look_at(const ItemPointerData &at, version &kind);
+	void prune(const ItemPointerData &at);
 	shown_lease show(const ItemPointerData &at);
 	void scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), void *argument);
 	void scan_all(void (*visit)(const shown_lease &, void *), void *argument);

@@ -141,6 +141,8 @@ take_slot(const lock_key &key, const wanted &how, int32 slot)
 		row.role = GetUserId();
 		row.slot = slot;
 		rows.insert(row, key.name, how.holder);
+		/* so that this command itself can release it */
+		CommandCounterIncrement();
 		/* whoever takes over from this server must know of it, whatever synchronous_commit is */
 		ForceSyncCommit();
 	}
@@ -428,13 +430,15 @@ release(const lock_key &key, int64 token)
 void
 check(const lock_key &key, int64 token)
 {
-	found_lease found = find(key, token);
+	lease_rows rows;
+	found_lease found = find(rows, key, token);
 
 	if (found.state != lease_state::none)
 	{
 		lock_slot("checking lease", key, found.row.slot, lease_locks::use::check);
-		found = find(key, token);
+		found = rows.again(found);
 	}
+	rows.close();
 	/* one that was claimed by a takeover, which was then rolled back, had expired */
 	if (found.state == lease_state::none || found.row.expires == 0)
 		raise_not_held(key, token);
