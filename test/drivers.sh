@@ -61,18 +61,31 @@ has_module() { /usr/bin/python3 -c "import $1"; }
 
 has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
-# Says in NODE_PATH where node-postgres is: npm has the newest one, and Debian one for when npm can't be asked.
-find_node_postgres() {
+# The other clients that npm has, and the command that generates Prisma's
+npm_packages=(postgres@3 knex@3 sequelize@6 typeorm@1 drizzle-orm@0.45 slonik@46
+	prisma@7 @prisma/client@7 @prisma/adapter-pg@7)
+
+# Says in NODE_PATH where npm's packages are. Debian has node-postgres, too, for when npm can't be asked.
+find_node_packages() {
 	asked_for 063_pools "${driver_tests[@]}" || return 0
 	export NODE_PATH=$work/npm/node_modules:/usr/share/nodejs
-	say 'installing with npm: pg'
-	install_node_postgres || run apt_get install --no-install-recommends node-pg || do_without node-postgres
+	as_server mkdir "$work/npm"
+	npm_install pg@8 || run apt_get install --no-install-recommends node-pg || do_without node-postgres
+	asked_for "${driver_tests[@]}" || return 0
+	{ npm_install "${npm_packages[@]}" && generate_prisma; } || do_without "npm's other drivers"
 }
 
-install_node_postgres() {
-	as_server mkdir "$work/npm"
-	run as_server npm install --prefix "$work/npm" --ignore-scripts --no-audit --no-fund pg@8 &>"$log" ||
+npm_install() {
+	say "installing with npm: $*"
+	run as_server npm install --prefix "$work/npm" --ignore-scripts --no-audit --no-fund "$@" &>"$log" ||
 		{ cat "$log" >&2; return 1; }
+}
+
+# Prisma would download a program of its own, but needs none for this.
+generate_prisma() {
+	as_server cp "$src/test/drivers/schema.prisma" "$work/npm"
+	run as_server env -C "$work/npm" PRISMA_SCHEMA_ENGINE_BINARY=/bin/true CHECKPOINT_DISABLE=1 \
+		npx --no-install prisma generate &>"$log" || { cat "$log" >&2; return 1; }
 }
 
 # Unpacks trixie's Python and its drivers. Nothing is installed, and no root directory changed: they run from where

@@ -32,7 +32,7 @@ main() {
 	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
 	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
 	find_drivers
-	find_node_postgres
+	find_node_packages
 	prove_all "${chosen[@]}"
 }
 

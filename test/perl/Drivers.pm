@@ -1,7 +1,7 @@
 # Drivers: the programs of test/drivers, and how to run them.
 #
 # DRIVERS in the environment is a folder with what is no package of the system: `trixie` is the Python of Debian 13,
-# and libpq_guard the C++ client; test/drivers.sh fills it. NODE_PATH says where node-postgres is. A driver that is
+# and libpq_guard the C++ client; test/drivers.sh fills it. NODE_PATH says where npm's packages are. A driver that is
 # not there is skipped by its name; in CI that is a failure.
 
 package Drivers;
@@ -50,10 +50,12 @@ sub add_python
 }
 
 # `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
-# are not CALLs. Some behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may
-# suffer while it takes a lock; a driver that `closes` its connection then leaves no lock by itself. `given_up` is what
-# becomes of the connection when a program gives up while it waits. What `releases_later` keeps the connection, and the
-# lock, when a release fails. A `trap` is what comes of what the driver's file warns of.
+# are not CALLs. What is `transaction_only` has no locks of session scope, and so no release that could fail; what
+# `releases_later` keeps the connection, and the lock, when one fails. Some behave `otherwise` in one respect, as
+# docs/drivers.md says. `interruptions` are what a program may suffer while it takes a lock; a driver that `closes` its
+# connection then leaves no lock by itself. `given_up` is what becomes of the connection when a program gives up while
+# it waits; one that is `deaf` notices when the server has answered. A `trap` is what comes of what the driver's file
+# warns of.
 my @signals = ('SIGINT', 'signal');
 my @cancels = ('SIGINT', 'cancel', 'timeout');
 
@@ -65,7 +67,35 @@ add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interrupt
 	unprepared_only => 1, otherwise => 'no snapshot');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
 	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
-add_python('Django', 'django_lock.py', 'django, psycopg2', unprepared_only => 1, given_up => 'closed', trap => 'true');
+add_python('Django', 'django_lock.py', 'django, psycopg2', unprepared_only => 1,
+	given_up => 'closed', deaf => 1, trap => 'true');
+
+# So is one of npm's. What wants a newer Node.js than there is, is left out.
+sub add_node
+{
+	my ($name, $program, $modules, %options) = @_;
+
+	if (node_version() < ($options{node} // 0))
+	{
+		diag("skipped: $name, which needs Node.js $options{node}");
+		return;
+	}
+	push @drivers,
+	  {
+		name => $name,
+		check => [ 'node', '-e', join ';', map { qq(require("$_")) } split / /, $modules ],
+		command => [ 'node', "$programs/$program" ],
+		%options
+	  };
+	return;
+}
+
+sub node_version
+{
+	my ($major) = eval { run_command([ 'node', '--version' ]) } =~ /^v(\d+)/;
+
+	return $major // 'inf';
+}
 
 my $jar = '/usr/share/java/postgresql.jar';
 
@@ -116,9 +146,20 @@ push @drivers,
 	check => [ 'php', '-r', 'exit((int) !extension_loaded("pdo_pgsql"));' ],
 	command => [ 'php', "$programs/php_pdo.php" ],
 	given_up => 'kept',
+	deaf => 1,
 	trap => '22P02'
   },
   { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
+
+add_node('postgres.js', 'postgres_js.js', 'postgres', trap => 'false');
+add_node('knex', 'knex_lock.js', 'knex pg', unprepared_only => 1, given_up => 'closed', trap => 'false');
+add_node('TypeORM', 'typeorm_lock.js', 'typeorm pg', node => 20, unprepared_only => 1, given_up => 'closed', trap => 'false');
+add_node('Drizzle', 'drizzle_lock.js', 'drizzle-orm pg', unprepared_only => 1, given_up => 'closed', trap => 'false');
+add_node('slonik', 'slonik_lock.js', 'slonik', unprepared_only => 1, trap => 'false');
+add_node('Sequelize', 'sequelize_lock.js', 'sequelize pg', unprepared_only => 1, transaction_only => 1,
+	given_up => 'closed', otherwise => 'no snapshot', trap => 'false');
+add_node('Prisma', 'prisma_lock.js', 'prisma-client @prisma/adapter-pg', node => 20, unprepared_only => 1,
+	transaction_only => 1, otherwise => 'no snapshot', trap => 'P2028');
 
 sub driver_names
 {

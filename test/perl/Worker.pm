@@ -14,7 +14,9 @@
 #                                     takes the lock `raced` by the recipe, or by its statement alone if MANNER is
 #                                     bare, and is interrupted within that time: "interrupted", how many times it
 #                                     was, how many locks were left, and how many connections were closed
-#   give_up KEY                       takes the lock by the recipe, and gives up when the signal USR2 comes: "gave up"
+#   give_up KEY                       takes the lock by the recipe, and gives up when the signal USR2 comes, or by a
+#                                     timeout of the driver's: "gave up", and the session that it was left with, if
+#                                     it has another one now
 #   trap KEY                          does what the driver's file warns of: "trapped", and what came of it
 #   end                               leaves the innermost block
 #   fail                              raises an exception in the innermost block, which leaves all: "failed"
@@ -145,7 +147,7 @@ sub is_ready
 	my ($ready, $version) = split /\t/, $self->answer;
 
 	$self->{version} = $version;
-	$self->{session} = $self->run('SELECT pg_backend_pid()::text');
+	$self->look_up_session;
 	return $ready eq 'ready';
 }
 
@@ -165,14 +167,13 @@ sub session
 	return $self->{session};
 }
 
-# Has it got another session since?
-sub is_another_session
+# Asks for the process id of its session, which it may have changed.
+sub look_up_session
 {
 	my ($self) = @_;
-	my $before = $self->{session};
 
 	$self->{session} = $self->run('SELECT pg_backend_pid()::text');
-	return $self->{session} ne $before;
+	return $self->{session};
 }
 
 # Waits until it waits for a lock, which `observer`, another worker, sees.
