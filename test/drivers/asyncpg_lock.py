@@ -1,6 +1,7 @@
 # asyncpg. A connection is in autocommit, and statements are prepared whether you ask for it or not: the key is
 # always a str.
 
+import asyncio
 import contextlib
 import sys
 from datetime import timedelta
@@ -34,14 +35,21 @@ async def clean_up(conn, key, shared, held):
         return
     try:
         if conn.is_in_transaction():
-            await conn.execute("ROLLBACK")
-        if not held and await conn.fetchval("SELECT pglock.held($1)", key):
+            await asyncio.wait_for(conn.execute("ROLLBACK"), timeout=5)
+        if not held and await may_be_held(conn, key):
             conn.terminate()  # an outer block may hold it too: closing is the only safe way
     except BaseException:
         conn.terminate()
         raise
     if held:
         await release(conn, key, shared)
+
+
+async def may_be_held(conn, key):
+    try:
+        return await asyncio.wait_for(conn.fetchval("SELECT pglock.held($1)", key), timeout=5)
+    except asyncio.TimeoutError:
+        return True  # asyncpg's cancel was there before the call, did nothing, and the call goes on waiting
 
 
 async def release(conn, key, shared):

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import os
 import random
 import signal
 
@@ -26,11 +27,12 @@ EXCEPTIONS = {
 class Race:
     """Many attempts to take the lock, each of which may be interrupted."""
 
-    def __init__(self, worker, how, bare):
+    def __init__(self, worker, how, manner):
         self.worker = worker
         self.driver = worker.driver
         self.how = how
-        self.bare = bare
+        self.bare = manner == "bare"
+        self.stopped = manner == "stopped"
         self.interrupted = self.left = self.closed = 0
         # what runs in the background of a shell ignores it
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,6 +42,8 @@ class Race:
         while rounds > 0 and not (self.bare and self.left):
             rounds -= 1
             session = self.session()
+            if self.stopped:
+                os.kill(int(session), signal.SIGSTOP)
             # when the exception has gone: it keeps a generator that it has left suspended, until then
             if self.is_interrupted(random.uniform(0, longest)):
                 self.interrupted += 1
@@ -55,10 +59,15 @@ class Race:
                 self.take(delay)
             return False
         except BaseException as error:
-            # SQLAlchemy wraps what is raised before it sends a statement
-            if not isinstance(getattr(error, "orig", error), EXCEPTIONS[self.how]):
+            if not self.is_interruption(error):
                 raise
             return True
+
+    def is_interruption(self, error):
+        """Is it what interrupted, or what a driver or SQLAlchemy made of that?"""
+        while error and not isinstance(error, EXCEPTIONS[self.how]):
+            error = error.__context__
+        return error is not None
 
     def take(self, delay):
         def interrupt(*_):
@@ -103,10 +112,13 @@ class Race:
         try:
             now, locks = self.worker.run_quietly(SESSION).split()
         except Exception:
-            # one that is neither closed nor of any use may be granted the lock later
-            self.left += not self.is_closed()
+            is_closed = self.is_closed()
+            self.left += not is_closed
             self.closed += 1
             self.worker.connect()
+            if not is_closed:
+                # of no use, it may be granted the lock later, and keep it until Python collects the garbage
+                self.worker.run_quietly(f"SELECT pg_terminate_backend({session})")
         else:
             self.left += int(locks)
             self.closed += now != session

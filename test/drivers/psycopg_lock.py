@@ -2,6 +2,7 @@
 # and commits.
 
 import contextlib
+import selectors
 import sys
 from datetime import timedelta
 
@@ -16,16 +17,12 @@ def lock(conn, key, timeout=None, shared=False, scope="session"):
     cursor = conn.cursor()
     held = None  # unknown until the server has answered
     try:
-        try:
-            cursor.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope))
-            held = True
-        except psycopg.Error:
-            held = False
-            raise
+        cursor.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope))
+        held = True
         yield
-    except BaseException:
+    except BaseException as error:
         if held is None:
-            held = end_call(conn, cursor)
+            held = not isinstance(error, psycopg.Error) and end_call(conn, cursor)
         if scope == "session" and held is not False:
             clean_up(conn, key, shared, held)
         raise
@@ -37,8 +34,13 @@ def end_call(conn, cursor):
     """Ends a call that was interrupted. True if the lock was granted, None if that is unknown."""
     commands = [cursor.statusmessage]
     if conn.info.transaction_status == TransactionStatus.ACTIVE:
-        conn.cancel()
-        commands += [(result.command_status or b"").decode() for result in iter(conn.pgconn.get_result, None)]
+        with closed_if_it_fails(conn), selectors.DefaultSelector() as selector:
+            selector.register(conn, selectors.EVENT_READ)
+            while conn.pgconn.is_busy():
+                conn.cancel()  # one that is there before the call does nothing
+                selector.select(timeout=1)
+                conn.pgconn.consume_input()
+            commands += [(result.command_status or b"").decode() for result in iter(conn.pgconn.get_result, None)]
     return "CALL" in commands or None
 
 
@@ -47,21 +49,24 @@ def clean_up(conn, key, shared, held):
     if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
         conn.close()
         return
-    try:
+    with closed_if_it_fails(conn):
         if status != TransactionStatus.IDLE:
             conn.execute("ROLLBACK")
         if not held and conn.execute("SELECT pglock.held(%s)", (key,)).fetchone()[0]:
             conn.close()  # an outer block may hold it too: closing is the only safe way
-    except BaseException:
-        conn.close()
-        raise
     if held:
         release(conn, key, shared)
 
 
 def release(conn, key, shared):
-    try:
+    with closed_if_it_fails(conn):
         conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
+
+
+@contextlib.contextmanager
+def closed_if_it_fails(conn):
+    try:
+        yield
     except BaseException:
         conn.close()
         raise

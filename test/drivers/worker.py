@@ -80,7 +80,7 @@ class Worker:
         return str(self.driver.run(self.conn, sql))
 
     def interrupt(self, how, rounds, microseconds, manner):
-        race = interruption.Race(self, how, manner == "bare")
+        race = interruption.Race(self, how, manner)
         race.run(int(rounds), int(microseconds) / 1e6)
         say("interrupted", race.interrupted, race.left, race.closed)
 
