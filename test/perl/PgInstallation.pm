@@ -77,15 +77,15 @@ sub install_library
 	return;
 }
 
-# Builds the library of another version in `folder`, and returns its file. `edit`: file => function that
-# returns the file's content changed.
+# Builds the library of another version, or of this one if that is undef, in `folder`, and returns its file.
+# `edit`: file => function that returns the file's content changed.
 sub build_library
 {
 	my ($folder, $version, %edit) = @_;
 
 	mkdir $folder or die $!;
 	system_or_bail('cp', '-rp', (map { "$sources/$_" } 'Makefile', 'src', 'sql', 'postgres_lock.control'), $folder);
-	$edit{'postgres_lock.control'} = sub { s/^default_version = .*/default_version = '$version'/mr };
+	$edit{'postgres_lock.control'} = sub { s/^default_version = .*/default_version = '$version'/mr } if defined $version;
 	_edit("$folder/$_", $edit{$_}) foreach sort keys %edit;
 	return build_library_again($folder);
 }
