@@ -394,17 +394,20 @@ existing_files() {
 	done
 }
 
-# Builds the extension from a copy of the sources, and installs it into PostgreSQL's directories.
+# Builds the extension from a copy of the sources, and installs it into PostgreSQL's directories. SERVER_SANITIZE
+# names sanitizers of the compiler to build it with; clang, which makes the bitcode, has others.
 build_and_install() {
-	local as=as_root
+	local as=as_root options=("PG_CONFIG=$PG_CONFIG")
 	! installs_as_user || as=
+	[[ -z ${SERVER_SANITIZE:-} ]] ||
+		options+=("COPT=-fsanitize=$SERVER_SANITIZE -fno-sanitize-recover=all -O1 -g" with_llvm=no)
 
 	say "building postgres_lock for $("$PG_CONFIG" --version)"
 	copy_sources
-	quietly make -C "$src" -j"$(nproc)" PG_CONFIG="$PG_CONFIG"
+	quietly make -C "$src" -j"$(nproc)" "${options[@]}"
 	say "installing it into $extension_folder"
 	# Debian's versions share the folder for the client, and more than one may be tested at a time
-	$as flock "$("$PG_CONFIG" --includedir)" make -C "$src" install PG_CONFIG="$PG_CONFIG" \
+	$as flock "$("$PG_CONFIG" --includedir)" make -C "$src" install "${options[@]}" \
 		</dev/null &>"$log" ||
 		{ cat "$log" >&2; die "could not install the extension"; }
 	give_to_server

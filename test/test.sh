@@ -3,6 +3,7 @@
 #
 # TESTS="keys timeout 001_no_leak" runs those only: names of files in sql, test/specs and test/t.
 # What pg_regress finds becomes TAP, so that prove counts all tests and its summary speaks for all.
+# TESTS_ENVIRONMENT="NAME=value..." is for the tests and the servers alone, as what a sanitizer needs.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -22,6 +23,7 @@ main() {
 	build_and_install
 	tools=$(test_tools)
 
+	read -r -d '' -a given <<<"${TESTS_ENVIRONMENT:-}" || true
 	results=()
 	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
 	choose "$src"/sql/[^-]*.sql
@@ -119,7 +121,7 @@ pg_regress() {
 
 	title "$suite"
 	as_server mkdir "$output"
-	run show_and_log as_server "$tools/$program" --temp-instance="$output/server" \
+	run show_and_log as_server env "${given[@]}" "$tools/$program" --temp-instance="$output/server" \
 		--temp-config="$src/test/$suite.conf" --inputdir="$input" --outputdir="$output" \
 		--bindir="$bin" --encoding=UTF8 --no-locale --load-extension=postgres_lock "$@" ||
 		cat "$output/regression.diffs" || true
@@ -151,7 +153,7 @@ prove_all() {
 	local name
 	# the second and the third are what PostgreSQL 16 has made of the first
 	local environment=(TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log"
-		PGPORT=65432 PG_REGRESS="$tools/regress/pg_regress")
+		PGPORT=65432 PG_REGRESS="$tools/regress/pg_regress" "${given[@]}")
 
 	as_server mkdir "$work/tap"
 	for name; do
