@@ -345,7 +345,39 @@ SELECT pglock.acquire_lease('a', '1h') AS token \gset
 REFRESH MATERIALIZED VIEW pglock.lease_rows WITH NO DATA;
 SELECT pglock.holds_lease('a', :token), pglock.acquire_lease('a') > :token AS acquired, pglock.revoke_lease('a');
 
+-- one that expired long ago is removed when any other is acquired: all are on one page now
+REFRESH MATERIALIZED VIEW pglock.lease_rows WITH NO DATA;
+SHOW pglock.lease_retention;
+CREATE PROCEDURE wait_for_expiry() LANGUAGE plpgsql AS $$ BEGIN
+    WHILE EXISTS (SELECT FROM pglock.leases) LOOP END LOOP;
+END $$;
+SELECT pglock.acquire_lease('old', '1ms') AS token \gset
+CALL wait_for_expiry();
+SELECT pglock.acquire_lease('other', '1ms') > :token AS acquired;
+SELECT pglock.renew_lease('old', :token) AS "is still there";
+CALL wait_for_expiry();
+SET pglock.lease_retention = 0;
+BEGIN;
+SELECT pglock.acquire_lease('other') > :token AS acquired;
+ROLLBACK;
+SELECT pglock.renew_lease('old', :token) AS "is still there";
+CALL wait_for_expiry();
+SELECT pglock.acquire_lease('other') > :token AS acquired;
+SELECT pglock.renew_lease('old', :token) AS "is still there", pglock.revoke_lease('other');
+-- without the relation nothing is removed, and nothing fails
+SELECT pglock.try_lease('old', '1ms') AS token \gset
+CALL wait_for_expiry();
+BEGIN;
+SELECT pglock.acquire_lease('other') > :token AS acquired;
+ALTER EXTENSION postgres_lock DROP MATERIALIZED VIEW pglock.lease_rows;
+ALTER MATERIALIZED VIEW pglock.lease_rows RENAME TO lease_rows_gone;
+COMMIT;
+ALTER MATERIALIZED VIEW pglock.lease_rows_gone RENAME TO lease_rows;
+ALTER EXTENSION postgres_lock ADD MATERIALIZED VIEW pglock.lease_rows;
+SELECT pglock.renew_lease('old', :token, '1h') AS "is still there", pglock.revoke_lease('old'), pglock.revoke_lease('other');
+RESET pglock.lease_retention;
+
 -- nothing is held of any of this
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';
 DROP TABLE hostile;
-DROP PROCEDURE use_lease, refused;
+DROP PROCEDURE use_lease, refused, wait_for_expiry;

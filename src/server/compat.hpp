@@ -24,12 +24,13 @@
 namespace pglock::compat
 {
 inline LockAcquireResult
-lock_acquire(const LOCKTAG &tag, LOCKMODE mode, bool session, bool no_wait, LOCALLOCK **local)
+lock_acquire(const LOCKTAG &tag, LOCKMODE mode, bool session, bool no_wait, LOCALLOCK **local,
+			 bool raise_if_full = true)
 {
 #if PG_VERSION_NUM >= 180000
-	return LockAcquireExtended(&tag, mode, session, no_wait, true, local, false);
+	return LockAcquireExtended(&tag, mode, session, no_wait, raise_if_full, local, false);
 #else
-	return LockAcquireExtended(&tag, mode, session, no_wait, true, local);
+	return LockAcquireExtended(&tag, mode, session, no_wait, raise_if_full, local);
 #endif
 }
 

@@ -8,6 +8,7 @@
 #include "lease_clock.hpp"
 #include "lease_locks.hpp"
 #include "lease_rows.hpp"
+#include "lease_sweep.hpp"
 #include "leases.hpp"
 #include "row_builder.hpp"
 #include "visibility.hpp"
@@ -98,6 +99,8 @@ Datum
 token_or_null(FunctionCallInfo fcinfo, int64 token)
 {
 	fcinfo->isnull = token == 0;
+	if (token != 0)
+		lease_sweep::at_commit();
 	return Int64GetDatum(token);
 }
 
@@ -144,6 +147,7 @@ call_lease(FunctionCallInfo fcinfo, const lock_key &key)
 
 	Datum token = Int64GetDatum(leases::acquire_or_raise(key, wanted_arguments(fcinfo), fcinfo));
 
+	lease_sweep::at_commit();
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), &token, &is_null));
 }
 

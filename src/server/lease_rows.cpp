@@ -23,11 +23,19 @@ constexpr int key_column = 11;
 constexpr int holder_column = 12;
 constexpr int columns = holder_column;
 
+/* Invalid: there is none. */
+Oid
+find_relation(const char *name)
+{
+	Oid schema = get_namespace_oid("pglock", true);
+
+	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+}
+
 Oid
 relation_named(const char *name)
 {
-	Oid schema = get_namespace_oid("pglock", true);
-	Oid relation = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	Oid relation = find_relation(name);
 
 	if (!OidIsValid(relation))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -145,6 +153,14 @@ class index_scan
 };
 static_assert(std::is_trivially_destructible_v<index_scan>);
 } // namespace
+
+bool
+lease_rows::is_at_hand()
+{
+	Oid relation = find_relation("lease_rows");
+
+	return OidIsValid(relation) && ConditionalLockRelationOid(relation, RowExclusiveLock);
+}
 
 lease_rows::lease_rows()
 {
@@ -313,6 +329,44 @@ lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
 	}
 	systable_endscan(scan);
 	UnregisterSnapshot(latest);
+}
+
+size_t
+lease_rows::sample_page(std::span<found_lease> room, bool (*wanted)(const lease_row &, void *),
+						void *argument)
+{
+	BlockNumber pages = RelationGetNumberOfBlocks(relation);
+	size_t count = 0;
+
+	if (pages == 0)
+		return 0;
+
+	auto number = static_cast<BlockNumber>(
+		pg_prng_uint64_range(&pg_global_prng_state, 0, static_cast<uint64>(pages) - 1));
+	Buffer buffer = ReadBuffer(relation, number);
+
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+
+	Page page = BufferGetPage(buffer);
+	OffsetNumber last = PageGetMaxOffsetNumber(page);
+
+	for (OffsetNumber offset = FirstOffsetNumber; offset <= last && count < room.size(); offset++)
+	{
+		found_lease found = {};
+		HeapTupleData tuple;
+
+		ItemPointerSet(&found.at, number, offset);
+		if (!tuple_at(relation, page, found.at, tuple))
+			continue;
+		memcpy(&found.row, fixed_columns(&tuple), fixed_size);
+		if (!wanted(found.row, argument))
+			continue;
+		found.state = judge(&tuple, buffer);
+		if (found.state == lease_state::there)
+			room[count++] = found;
+	}
+	UnlockReleaseBuffer(buffer);
+	return count;
 }
 
 bool

@@ -12,6 +12,7 @@
 
 #include "pg.hpp"
 
+#include <span>
 #include <string_view>
 #include <type_traits>
 
@@ -72,6 +73,21 @@ class lease_rows
 	/* What has become of a lease that was found before. */
 	found_lease again(const found_lease &lease);
 
+	/* Can the relation be opened at once, for the rest of the transaction. Never raises or waits.
+	 */
+	static bool is_at_hand();
+
+	/*
+	 * Looks at one page, chosen at random, for rows that are there and that wanted(row) is true of.
+	 * Returns how many it has put into `room`.
+	 */
+	template <typename Wanted>
+	size_t
+	sample(std::span<found_lease> room, Wanted wanted)
+	{
+		return sample_page(room, call_wanted<Wanted>, &wanted);
+	}
+
 	/* Calls visit(shown) for each row of a key that is there or changing. */
 	template <typename Visit>
 	void
@@ -112,6 +128,13 @@ class lease_rows
 		(*static_cast<Visit *>(visit))(shown);
 	}
 
+	template <typename Wanted>
+	static bool
+	call_wanted(const lease_row &row, void *wanted)
+	{
+		return (*static_cast<Wanted *>(wanted))(row);
+	}
+
 	template <typename Decide>
 	static bool
 	call_decide(lease_row &row, void *decide)
@@ -127,6 +150,8 @@ class lease_rows
 	shown_lease show(const ItemPointerData &at);
 	void scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), void *argument);
 	void scan_all(void (*visit)(const shown_lease &, void *), void *argument);
+	size_t sample_page(std::span<found_lease> room, bool (*wanted)(const lease_row &, void *),
+					   void *argument);
 	bool change_row(const found_lease &lease, bool (*decide)(lease_row &, void *), void *argument);
 
 	Relation relation;

@@ -24,6 +24,7 @@ bool allow_on_standby = false;
 int max_holds = 0;
 int max_contended_keys = 1000;
 int lease_grace = 0;
+int lease_retention = SECS_PER_DAY;
 
 static void
 define()
@@ -48,6 +49,11 @@ define()
 							"While the server that was primary may still give out leases.",
 							&lease_grace, 0, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S, nullptr,
 							nullptr, nullptr);
+	DefineCustomIntVariable("pglock.lease_retention",
+							"Sets for how long a lease that has expired is kept.",
+							"Until then its holder can renew it, if nobody has taken it over.",
+							&lease_retention, SECS_PER_DAY, 0, INT_MAX, PGC_SUSET, GUC_UNIT_S,
+							nullptr, nullptr, nullptr);
 	/* it sizes shared memory, which is made once */
 	DefineCustomIntVariable("pglock.max_contended_keys",
 							"Sets for how many keys the server keeps statistics of waits.",

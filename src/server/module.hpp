@@ -11,4 +11,5 @@ extern bool allow_on_standby;  /* may locks be taken on a hot standby */
 extern int max_holds;		   /* most locks one session may hold through pglock; 0: no limit */
 extern int max_contended_keys; /* most keys there are statistics of */
 extern int lease_grace;		   /* seconds after a promotion without new leases */
+extern int lease_retention;	   /* seconds for which expired leases are kept */
 } // namespace pglock::settings

@@ -58,6 +58,7 @@ extern "C"
 #endif
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
 #include "storage/pg_shmem.h"
