@@ -222,7 +222,9 @@ has_synchronous_standbys()
 inline IndexScanDesc
 begin_index_scan(Relation heap, Relation index, Snapshot snapshot, int keys)
 {
-#if PG_VERSION_NUM >= 180000
+#if PG_VERSION_NUM >= 190000
+	return index_beginscan(heap, index, snapshot, nullptr, keys, 0, SO_NONE);
+#elif PG_VERSION_NUM >= 180000
 	return index_beginscan(heap, index, snapshot, nullptr, keys, 0);
 #else
 	return index_beginscan(heap, index, snapshot, keys, 0);
@@ -233,7 +235,15 @@ begin_index_scan(Relation heap, Relation index, Snapshot snapshot, int keys)
 inline void
 prune_page(Relation heap, Buffer buffer)
 {
+#if PG_VERSION_NUM >= 190000
+	Buffer map = InvalidBuffer;
+
+	heap_page_prune_opt(heap, buffer, &map, false);
+	if (BufferIsValid(map))
+		ReleaseBuffer(map);
+#else
 	heap_page_prune_opt(heap, buffer);
+#endif
 }
 
 /* How a wait of ours is shown in pg_stat_activity. */

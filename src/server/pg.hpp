@@ -56,6 +56,7 @@ extern "C"
 #if __has_include("storage/dsm_registry.h")
 #include "storage/dsm_registry.h"
 #endif
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lmgr.h"

@@ -30,6 +30,7 @@ $node->safe_psql('second', 'CREATE EXTENSION postgres_lock');
 
 my $holder = session($node);
 my $waiter = session($node);
+my $lease_waiter = session($node);
 my $in_second = $node->background_psql('second', on_error_stop => 0);
 
 # names that are hard on labels, two that are shown alike, and an id without a name
@@ -44,10 +45,12 @@ sub acquire_all
 	return 'SELECT ' . join ', ', map({ "pglock.acquire($_ $more)" } @keys), "pglock.acquire_raw(7 $more)";
 }
 
-# All are held, and order:42 is waited for. All have been waited for in vain.
+# All are held, and order:42 is waited for. All have been waited for in vain. One lease of three is waited for.
 sub make_busy
 {
 	$holder->query_safe(acquire_all(''));
+	$holder->query_safe("SELECT pglock.acquire_lease('job', '1 hour')");
+	$holder->query_safe("SELECT pglock.acquire_lease('pool', '1 hour', slots => 2) FROM generate_series(1, 2)");
 	$holder->query_safe('BEGIN; SELECT pg_advisory_lock(1, 2);
 		SELECT pglock.acquire(\'report\', shared => true, scope => \'transaction\')');
 	$waiter->query_safe(acquire_all(", timeout => '10ms'"));
@@ -56,6 +59,9 @@ sub make_busy
 	$node->poll_query_until('postgres', 'SELECT count(waiting_since) = 1 FROM pglock.locks')
 	  or die 'nobody waits';
 	$holder->query_safe("SELECT pglock.acquire('newest')");
+	start_waiting($lease_waiter, "SELECT pglock.acquire_lease('job')");
+	$node->poll_query_until('postgres', "SELECT waiters = 1 FROM pglock.leases WHERE key = 'job'")
+	  or die 'nobody waits for the lease';
 	$in_second->query_safe("SELECT pglock.acquire('order:42')");
 	return;
 }
@@ -66,6 +72,9 @@ sub make_idle
 	$holder->query_safe('COMMIT; SELECT pglock.release_all(), pg_advisory_unlock(1, 2)');
 	is(finish_waiting($waiter), '00000', 'the waiter gets the lock');
 	$waiter->query_safe('SELECT pglock.release_all()');
+	$holder->query_safe('SELECT pglock.revoke_lease(key) FROM pglock.leases');
+	is(finish_waiting($lease_waiter), '00000', '... and so does that for the lease');
+	$lease_waiter->query_safe('SELECT pglock.revoke_lease(key) FROM pglock.leases');
 	$in_second->query_safe('SELECT pglock.release_all()');
 	return;
 }
@@ -82,7 +91,7 @@ sub columns
 	return map { keys %$_ } grep { !$usage || (values %$_)[0]{usage} =~ /^$usage$/ } @{ $queries->{$name}{metrics} };
 }
 
-is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_locks' ], 'the file has its queries');
+is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_leases', 'pglock_locks' ], 'the file has its queries');
 
 foreach my $name (sort keys %$queries)
 {
@@ -103,6 +112,7 @@ is( $node->safe_psql('postgres',
 		 FROM ($queries->{pglock_locks}{query}) AS rows"),
 	'6|0|0|0|0', 'idle: the locks are 0, and not absent');
 is($node->safe_psql('postgres', $queries->{pglock_contention}{query}), '', '... and nothing was contended');
+is($node->safe_psql('postgres', $queries->{pglock_leases}{query}), 'postgres|0|0|0|0', '... and no lease is held');
 
 make_busy();
 foreach my $role ('monitor', 'nobody')
@@ -114,7 +124,7 @@ foreach my $role ('monitor', 'nobody')
 		my (undef, $rows) = $node->psql('postgres',
 			"SELECT count(*), count(DISTINCT ($labels)), count(*) FILTER (WHERE num_nulls($values) > 0)
 			 FROM ($queries->{$name}{query}) AS rows", extra_params => [ '-U', $role ]);
-		my %expected = (pglock_locks => 6, pglock_contention => @keys + 1, pglock_contention_info => 1);
+		my %expected = (pglock_locks => 6, pglock_contention => @keys + 1, pglock_contention_info => 1, pglock_leases => 1);
 
 		is($rows, "$expected{$name}|$expected{$name}|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
 	}
@@ -262,6 +272,10 @@ subtest 'the exporter' => sub {
 	is_between(value($metrics, 'pglock_locks_longest_hold_seconds', $labels),
 		$before[1], $after[1], '... the longest hold');
 
+	is(value($metrics, "pglock_leases_$_->[0]", 'datname="postgres"'), $_->[1], "... leases: $_->[0]")
+	  foreach ([ held => 3 ], [ waiting => 1 ]);
+	is_between(value($metrics, 'pglock_leases_unrenewed_ratio', 'datname="postgres"'), 0, 0.2, '... nearest to its end');
+
 	# the key as it is shown, and by what to find it
 	foreach my $key (
 		[ 'order:42', "lock_id('order:42')" ], [ '', "lock_id('')" ],
@@ -339,6 +353,6 @@ subtest 'the exporter' => sub {
 	stop_exporter();
 };
 
-end_session($holder, $waiter, $in_second);
+end_session($holder, $waiter, $lease_waiter, $in_second);
 stop_and_check_log($node);
 done_testing();
