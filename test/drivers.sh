@@ -11,9 +11,13 @@ find_drivers() {
 	export DRIVERS=$work/drivers
 	as_server mkdir "$DRIVERS"
 	install_driver_packages
+	# it takes the longest
+	build_rust </dev/null &
+	rust=$!
 	unpack_trixie || do_without "trixie's Python drivers"
 	say 'building the C++ client as one of the drivers'
 	quietly as_server make -C "$src/test/client" BUILD="$DRIVERS" SANITIZE="${SANITIZE:-}" libpq_guard
+	build_go || do_without "Go's drivers"
 }
 
 # what the tests of pools use, too
@@ -47,14 +51,21 @@ install_driver_packages() {
 	done
 }
 
-# with Debian's libraries
+# Debian's compilers and interpreters, as they know its libraries: others may come first on the PATH
 need_languages() {
 	need python3-django has_module django
 	need ruby-pg ruby -r pg -e 0
 	need ruby-activerecord ruby -r active_record -e 0
 	need php-cli has php
 	need php-pgsql php -r 'exit((int) !extension_loaded("pdo_pgsql"));'
+	need golang-go test -x /usr/bin/go
+	need golang-github-lib-pq-dev test -d /usr/share/gocode/src/github.com/lib/pq
+	need golang-github-jackc-pgx-v4-dev test -d /usr/share/gocode/src/github.com/jackc/pgx/v4
+	need cargo test -x /usr/bin/cargo
+	need librust-tokio-postgres-dev has_crate tokio-postgres
 }
+
+has_crate() { compgen -G "/usr/share/cargo/registry/$1-[0-9]*"; }
 
 # a module of the system's Python, which need not be the first on the PATH
 has_module() { /usr/bin/python3 -c "import $1"; }
@@ -100,4 +111,30 @@ unpack_trixie() {
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		trixie "$DRIVERS/trixie" "deb $(debian_mirror) trixie main" &>"$log" || { cat "$log" >&2; return 1; }
 	as_root chown -R "$(stat -c %U: "$DRIVERS")" "${DRIVERS:?}/trixie"
+}
+
+# Builds Go's workers from Debian's sources.
+build_go() {
+	local worker
+	say "building Go's workers"
+	for worker in lib_pq pgx_lock; do
+		run as_server env GOPATH=/usr/share/gocode GO111MODULE=off GOFLAGS= GOCACHE="$work/go" \
+			/usr/bin/go build -o "$DRIVERS/$worker" "$src/test/drivers/go_worker.go" \
+			"$src/test/drivers/$worker.go" &>"$log" || { cat "$log" >&2; return 1; }
+	done
+}
+
+# Builds Rust's worker with Debian's crates.
+build_rust() {
+	local cargo=$work/cargo
+	as_server mkdir "$cargo"
+	{ as_server env -u CARGO_TARGET_DIR CARGO_HOME="$cargo" RUSTC=/usr/bin/rustc timeout 900 \
+		/usr/bin/cargo build --offline --manifest-path "$src/test/drivers/Cargo.toml" --target-dir "$cargo/target" \
+		--config 'source.crates-io.replace-with="debian"' \
+		--config 'source.debian.directory="/usr/share/cargo/registry"' &&
+		as_server cp "$cargo/target/debug/tokio_postgres" "$DRIVERS"; } &>"$cargo/log" || { cat "$cargo/log" >&2; return 1; }
+}
+
+await_rust() {
+	[[ -z ${rust:-} ]] || wait "$rust" || do_without "Rust's tokio-postgres"
 }

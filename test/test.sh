@@ -35,6 +35,7 @@ main() {
 	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
 	find_drivers
 	find_node_packages
+	await_rust
 	prove_all "${chosen[@]}"
 }
 

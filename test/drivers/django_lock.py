@@ -69,6 +69,8 @@ module = django
 
 
 def connect(prepared):
+    default_connection.close()
+    default_connection.is_closed = lambda: default_connection.connection is None
     return default_connection
 
 

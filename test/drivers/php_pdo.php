@@ -13,19 +13,16 @@ function with_lock(PDO $db, string|int $key, callable $work, ?float $timeout = n
         return $work();
     } finally {
         // a signal handler that throws does so when the call has ended: ask that
-        if ($scope === 'session' && isset($take) && $take->errorCode() === PDO::ERR_NONE) release($db, $key, $shared);
-    }
-}
-
-function release(PDO $db, string|int $key, bool $shared): void
-{
-    try {
-        if ($db->inTransaction()) $db->rollBack();
-        $db->prepare('SELECT pglock.release(?, ?)')->execute([$key, (int) $shared]);
-    } catch (PDOException $error) {
-        // a PDO is closed when nothing refers to it, but the server can close it at once
-        try { $db->exec('SELECT pg_terminate_backend(pg_backend_pid())'); } catch (PDOException) { }
-        throw $error;
+        if ($scope === 'session' && isset($take) && $take->errorCode() === PDO::ERR_NONE) {
+            try {
+                if ($db->inTransaction()) $db->rollBack();
+                $db->prepare('SELECT pglock.release(?, ?)')->execute([$key, (int) $shared]);
+            } catch (Throwable $error) {
+                // a PDO is closed when nothing refers to it, but the server can close it at once
+                try { $db->exec('SELECT pg_terminate_backend(pg_backend_pid())'); } catch (PDOException) { }
+                throw $error;
+            }
+        }
     }
 }
 // [end]
@@ -45,7 +42,15 @@ final class Failure extends Exception {}
 // what a signal handler throws
 final class Interrupted extends Exception {}
 
-$db = new PDO('pgsql:', options: [PDO::PGSQL_ATTR_DISABLE_PREPARES => !in_array('prepared', $argv)]);
+const LOCKS = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'";
+
+function connect(): PDO
+{
+    global $argv;
+    return new PDO('pgsql:', options: [PDO::PGSQL_ATTR_DISABLE_PREPARES => !in_array('prepared', $argv)]);
+}
+
+$db = connect();
 
 $commands = [
     'lock' => function (string $key, string $type, string $timeout, string $shared, string $scope) use ($db) {
@@ -83,14 +88,14 @@ $commands = [
         }
     },
     'give_up' => function (string $key) use ($db) {
-        pcntl_async_signals(true);
-        pcntl_signal(SIGUSR2, fn () => throw new Interrupted());
         try {
             with_lock($db, $key, fn () => block());
         } catch (Interrupted) {
             say('gave up');
         }
     },
+    'interrupt' => fn (string $how, string $rounds, string $microseconds, string $manner) =>
+        say('interrupted', ...interrupt((int) $rounds, (int) $microseconds, $manner === 'bare')),
     'run' => fn (string $sql) => say('row', $db->query($sql)->fetchColumn()),
     'fail' => fn () => throw new Failure(),
 ];
@@ -98,6 +103,36 @@ $commands = [
 function say(...$words): void
 {
     echo implode("\t", $words), "\n";
+}
+
+// Has another process signal while it takes the lock, and counts what comes of it.
+function interrupt(int $rounds, int $microseconds, bool $bare): array
+{
+    $interrupted = $left = $closed = 0;
+    $db = connect();
+    for (; $rounds > 0 && !($bare && $left); $rounds--) {
+        try {
+            if (pcntl_fork() === 0) {
+                usleep(random_int(0, $microseconds));
+                posix_kill(posix_getppid(), SIGUSR2);
+                posix_kill(getmypid(), SIGKILL); // the connection is not the child's to close
+            }
+            if ($bare) $db->query("SELECT pglock.acquire('raced', timeout => '60s')");
+            else with_lock($db, 'raced', fn () => null, 60);
+            pcntl_wait($status);
+        } catch (Interrupted) {
+            pcntl_wait($status);
+            $interrupted++;
+            try {
+                $left += (int) $db->query(LOCKS)->fetchColumn();
+            } catch (PDOException) {
+                $closed++;
+                $db = connect();
+            }
+        }
+        $db->query('SELECT pglock.release_all()');
+    }
+    return [$interrupted, $left, $closed];
 }
 
 // Does what it is told until the end of the block that it is in: true; or of the input: false.
@@ -118,6 +153,8 @@ function block(): bool
     return false;
 }
 
+pcntl_async_signals(true);
+pcntl_signal(SIGUSR2, fn () => throw new Interrupted());
 say('ready', PHP_VERSION);
 for ($more = true; $more;) {
     try {

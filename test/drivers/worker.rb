@@ -4,6 +4,8 @@
 #   version, lock(key, **options) { }, example, transaction { }, begin, trap(key), run(sql), sqlstate(error),
 #   reconnect: if its connection has been closed
 
+require "timeout"
+
 class Worker
   # Raised in the innermost block by the command `fail`; it ends them all.
   class Failure < RuntimeError; end
@@ -81,6 +83,39 @@ class Worker
   rescue Interrupted
     @driver.reconnect
     say("gave up")
+  end
+
+  # Interrupts it by Timeout, many times.
+  def do_interrupt(_how, rounds, microseconds, manner)
+    bare = manner == "bare"
+    counts = { interrupted: 0, left: 0, closed: 0 }
+    rounds.to_i.times do
+      before = session
+      begin
+        Timeout.timeout(rand * microseconds.to_i / 1e6) { bare ? take_bare : @driver.lock("raced", timeout: 60) { } }
+      rescue Timeout::Error
+        counts[:interrupted] += 1
+        @driver.reconnect
+        counts[:left] += locks
+        counts[:closed] += 1 if session != before
+        break if bare && counts[:left] > 0
+      end
+    end
+    @driver.run("SELECT pglock.release_all()") if bare
+    say("interrupted", *counts.values)
+  end
+
+  def take_bare
+    @driver.run("SELECT pglock.acquire('raced', timeout => '60s')")
+    @driver.run("SELECT pglock.release_all()")
+  end
+
+  def session
+    @driver.run("SELECT pg_backend_pid()")
+  end
+
+  def locks
+    @driver.run("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'").to_i
   end
 
   def do_run(sql)

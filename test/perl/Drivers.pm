@@ -1,8 +1,8 @@
 # Drivers: the programs of test/drivers, and how to run them.
 #
 # DRIVERS in the environment is a folder with what is no package of the system: `trixie` is the Python of Debian 13,
-# and libpq_guard the C++ client; test/drivers.sh fills it. NODE_PATH says where npm's packages are. A driver that is
-# not there is skipped by its name; in CI that is a failure.
+# and the programs are the C++ client and the workers of Go and Rust; test/drivers.sh fills it. NODE_PATH says where
+# npm's packages are. A driver that is not there is skipped by its name; in CI that is a failure.
 
 package Drivers;
 
@@ -67,7 +67,7 @@ add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interrupt
 	unprepared_only => 1, otherwise => 'no snapshot');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
 	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
-add_python('Django', 'django_lock.py', 'django, psycopg2', unprepared_only => 1,
+add_python('Django', 'django_lock.py', 'django, psycopg2', interruptions => \@signals, unprepared_only => 1,
 	given_up => 'closed', deaf => 1, trap => 'true');
 
 # So is one of npm's. What wants a newer Node.js than there is, is left out.
@@ -131,6 +131,7 @@ push @drivers,
 	name => 'Ruby pg',
 	check => [ 'ruby', '-e', 'require "pg"' ],
 	command => [ 'ruby', "$programs/ruby_pg.rb" ],
+	interruptions => ['timeout'],
 	given_up => 'closed',
 	trap => 'true'
   },
@@ -138,6 +139,7 @@ push @drivers,
 	name => 'ActiveRecord',
 	check => [ 'ruby', '-e', 'require "pg"; require "active_record"' ],
 	command => [ 'ruby', "$programs/active_record.rb" ],
+	interruptions => ['timeout'],
 	given_up => 'closed',
 	trap => 'true, false'
   },
@@ -145,9 +147,38 @@ push @drivers,
 	name => 'PHP PDO',
 	check => [ 'php', '-r', 'exit((int) !extension_loaded("pdo_pgsql"));' ],
 	command => [ 'php', "$programs/php_pdo.php" ],
+	interruptions => ['signal'],
 	given_up => 'kept',
 	deaf => 1,
 	trap => '22P02'
+  },
+  {
+	name => 'Go lib/pq',
+	check => [ 'test', '-x', "$others/lib_pq" ],
+	command => ["$others/lib_pq"],
+	interruptions => ['context'],
+	closes => 1,
+	given_up => 'closed',
+	trap => '1000000 s',
+	unprepared_only => 1
+  },
+  {
+	name => 'Go pgx',
+	check => [ 'test', '-x', "$others/pgx_lock" ],
+	command => ["$others/pgx_lock"],
+	interruptions => ['context'],
+	closes => 1,
+	given_up => 'closed',
+	trap => 'not sent'
+  },
+  {
+	name => 'Rust tokio-postgres',
+	check => [ 'test', '-x', "$others/tokio_postgres" ],
+	command => ["$others/tokio_postgres"],
+	interruptions => ['dropped future'],
+	given_up => 'closed',
+	trap => 'true, true',
+	prepared_only => 1
   },
   { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
 
@@ -198,7 +229,7 @@ sub start_worker
 {
 	my ($name, @arguments) = @_;
 	my $driver = driver($name);
-	my $log = join '-', $name, @arguments;
+	my $log = join('-', $name, @arguments) =~ tr,/,-,r;
 
 	return Worker->start($name, "$PostgreSQL::Test::Utils::log_path/$log.log", @{ $driver->{command} }, @arguments);
 }
