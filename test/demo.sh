@@ -20,6 +20,7 @@ main() {
 	waiting_with_a_timeout
 	waiting_without_a_snapshot
 	who_holds_what
+	late_holder
 	what_is_left
 }
 
@@ -200,6 +201,35 @@ who_holds_what() {
 	say '  pglock.contention; waits: how often sessions had to wait; timeouts, cancels: waits that ended without the lock'
 	table -c "SELECT key, waits, total_wait_time::int AS total_ms, max_wait_time::int AS max_ms, timeouts, cancels
 	          FROM pglock.contention ORDER BY total_wait_time DESC"
+}
+
+#
+# A lease
+#
+
+late_holder() {
+	local first second
+	title 'a lease of 1 s, each call over a connection of its own, as behind a pooler: its holder pauses for too long'
+	query -c 'CREATE TABLE payouts (paid_by text)'
+	first=$(lease first)
+	say "  the first holder has token $first, and does not renew it"
+	second=$(lease second)
+	say "  the second has waited until the lease expired: token $second"
+	pay first "$first"
+	pay second "$second"
+	[[ $(query -c 'SELECT string_agg(paid_by, $$ $$) FROM payouts') == second ]] || die 'the late write was not refused'
+	say '  (check_lease refuses the late write, and nobody can take the lease over before COMMIT)'
+}
+
+# lease HOLDER: its token
+lease() { query -c "SELECT pglock.acquire_lease('payout', ttl => '1s', holder => '$1')"; }
+
+# pay HOLDER TOKEN
+pay() {
+	local answer
+	answer=$(query -c 'BEGIN' -c "SELECT pglock.check_lease('payout', $2)" \
+		-c "INSERT INTO payouts VALUES ('$1')" -c COMMIT 2>&1 | sed -n '/^ERROR/p') || true
+	say "  BEGIN; check_lease; INSERT; COMMIT by the $1 holder: ${answer:-written}"
 }
 
 #
