@@ -6,10 +6,20 @@
  */
 #include "command.hpp"
 
+#include "message_end.hpp"
+
 namespace pglock::command
 {
 namespace
 {
+/* Has the portal been run to its end. */
+bool
+is_complete(const PortalData &portal)
+{
+	/* atEnd means something only where rows are fetched */
+	return portal.strategy == PORTAL_MULTI_QUERY ? portal.status == PORTAL_DONE : portal.atEnd;
+}
+
 /* A statement of the client. */
 struct statement
 {
@@ -34,6 +44,15 @@ struct statement
 
 		return is(found) ? found : nullptr;
 	}
+
+	/* Was the portal ended before its own end, by an error of its own or with its transaction. */
+	bool
+	was_cut_short() const
+	{
+		const PortalData *found = portal();
+
+		return found != nullptr && found->status == PORTAL_FAILED && !is_complete(*found);
+	}
 };
 
 id newest = 0;
@@ -45,6 +64,12 @@ bool is_over = false;		/* has the transaction ended that they were in */
 statement last;
 TimestampTz message = 0;
 const PortalData *running = nullptr;
+
+/* The end of the message in which a command last took something. */
+message_end end_of_taking([] {});
+
+/* Has the last statement begun where only a rollback is allowed. */
+bool is_in_failed_block = false;
 
 /* Those of this transaction that were fetched in part, and have taken something. */
 statement *suspended = nullptr;
@@ -59,14 +84,6 @@ struct
 	bool has_failed;
 } commit;
 
-/* Has the portal been run to its end. */
-bool
-is_complete(const PortalData &portal)
-{
-	/* atEnd means something only where rows are fetched */
-	return portal.strategy == PORTAL_MULTI_QUERY ? portal.status == PORTAL_DONE : portal.atEnd;
-}
-
 /* Remembers the last statement if it may go on after another one. */
 void
 suspend_last()
@@ -76,7 +93,7 @@ suspend_last()
 
 	const PortalData *portal = last.portal();
 
-	if (portal == nullptr || is_complete(*portal))
+	if (portal == nullptr || is_complete(*portal) || portal->status == PORTAL_FAILED)
 		return;
 	if (suspended_count == suspended_room)
 	{
@@ -146,6 +163,7 @@ begin()
 	}
 	message = now;
 	running = portal;
+	is_in_failed_block = IsAbortedTransactionBlockState();
 }
 
 id
@@ -159,6 +177,7 @@ current()
 	if (now == message && is_running())
 	{
 		last.has_taken = true;
+		end_of_taking.await();
 		return last.command;
 	}
 	if (commit.message != now)
@@ -187,6 +206,12 @@ has_failed()
 }
 
 bool
+is_leaving_failed_block()
+{
+	return is_in_failed_block && !shmem_exit_inprogress;
+}
+
+bool
 find_failed()
 {
 	TimestampTz now = GetCurrentStatementStartTimestamp();
@@ -194,11 +219,10 @@ find_failed()
 	if (!any_has_taken)
 		return false;
 
-	/* a portal is dropped after it has run, never while it does; a string may have to commit yet */
-	const PortalData *portal = last.is_extended ? last.portal() : nullptr;
-
-	last.has_failed =
-		now == message && (!last.is_extended || (portal != nullptr && !is_complete(*portal)));
+	/* a string is complete when its message is, which may have to commit yet */
+	last.has_failed = last.is_extended ? last.was_cut_short() : end_of_taking.is_to_come();
+	for (int i = 0; i < suspended_count; i++)
+		suspended[i].has_failed = suspended[i].was_cut_short();
 	commit.has_failed = now == commit.message;
 	return true;
 }
@@ -208,6 +232,9 @@ is_failed(id command)
 {
 	if (command == last.command)
 		return last.has_failed;
+	for (int i = 0; i < suspended_count; i++)
+		if (command == suspended[i].command)
+			return suspended[i].has_failed;
 	return command == commit.command && commit.has_failed;
 }
 

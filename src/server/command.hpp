@@ -4,7 +4,9 @@
  * A command is what the client is told about as one: the string of a simple query; in the extended
  * protocol one statement, which is a portal, in however many portions it is fetched. It is complete
  * when the server has sent its CommandComplete; a string, the one of its last statement. What fails
- * later, as the commit at the end of a pipeline may, does not make it fail.
+ * later, as the commit at the end of a pipeline may, does not make it fail. But a statement that
+ * was fetched in part fails with the transaction or subtransaction it belongs to, whatever failed
+ * there: it can never be complete.
  *
  * What runs when a transaction is committed without a command for it, as deferred triggers do at
  * the end of a pipeline, is a command of its own.
@@ -34,10 +36,10 @@ bool may_go_on(id command);
  */
 bool has_failed();
 
-/*
- * Then: finds out which commands have failed and can have taken something, if any. One that was
- * fetched in part and ends with its transaction, since another failed, has not. Never raises.
- */
+/* Is it because the client leaves a block, or goes back to a savepoint, after a command failed. */
+bool is_leaving_failed_block();
+
+/* Then: finds out which commands have failed that can have taken something. Never raises. */
 bool find_failed();
 bool is_failed(id command);
 

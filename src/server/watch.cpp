@@ -15,6 +15,7 @@
 #include "command.hpp"
 #include "context.hpp"
 #include "holds.hpp"
+#include "message_end.hpp"
 #include "writes.hpp"
 
 namespace pglock::watch
@@ -54,11 +55,14 @@ after_statement()
 		bring_in_line();
 }
 
+/* A function that is called by the protocol is in no statement. */
+message_end end_of_doubt(after_statement);
+
 /* Called when a transaction or subtransaction is rolled back. */
 void
 give_back_if_command_failed()
 {
-	if (command::has_failed() && command::find_failed())
+	if ((command::has_failed() || command::is_leaving_failed_block()) && command::find_failed())
 		holds::give_back_failed();
 }
 
@@ -157,7 +161,10 @@ on_object_access(ObjectAccessType access, Oid catalog, Oid object, int sub_id, v
 	if (access != OAT_FUNCTION_EXECUTE)
 		return;
 	if (is_advisory(object) || is_alias_of_advisory(object))
+	{
 		in_doubt = doubt::everything;
+		end_of_doubt.await();
+	}
 	else if (object == F_PG_NOTIFY)
 		writes::note_notification();
 }

@@ -60,7 +60,7 @@ sub _add
 	my ($self, $type, $body) = @_;
 
 	$self->{unsent} .= $type . pack('N', 4 + length $body) . $body;
-	$self->{expected}++ if $type =~ /[QS]/;
+	$self->{expected}++ if $type =~ /[FQS]/;
 	return $self;
 }
 
@@ -69,6 +69,14 @@ sub parse { return $_[0]->_add('P', "$_[1]\0$_[2]\0\0\0"); }
 sub bind { return $_[0]->_add('B', "$_[1]\0$_[2]\0" . pack('n3', 0, 0, 0)); }
 sub execute { return $_[0]->_add('E', "$_[1]\0" . pack('N', $_[2] // 0)); }
 sub describe_portal { return $_[0]->_add('D', "P$_[1]\0"); }
+# calls the function of that oid with values as text
+sub call
+{
+	my ($self, $oid, @values) = @_;
+
+	return $self->_add('F', pack('Nnn', $oid, 0, scalar @values) . pack('(N/a)*', @values) . pack('n', 0));
+}
+sub close_wrongly { return $_[0]->_add('C', "?\0"); }
 sub close_portal { return $_[0]->_add('C', "P$_[1]\0"); }
 sub flush { return $_[0]->_add('H', ''); }
 sub sync { return $_[0]->_add('S', ''); }

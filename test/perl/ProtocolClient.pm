@@ -8,6 +8,7 @@ package ProtocolClient;
 
 use strict;
 use warnings;
+use List::Util 'min';
 use Protocol;
 use Time::HiRes qw(time);
 
@@ -39,6 +40,7 @@ sub new
 		total => {},        # by key and mode: all levels of session scope
 		frames => [ {} ],   # of the transaction and its savepoints: by key and mode, levels of transaction scope
 		in_block => 0,
+		has_failed => 0,
 		loose => {},
 		touches => {},      # by key: how often it was taken or given back
 		savepoints => [],
@@ -323,6 +325,7 @@ sub take_answer
 		shift @$expected;
 		$self->end_transaction if $body eq 'I';
 		$self->{in_block} = $body ne 'I';
+		$self->{has_failed} = $body eq 'E';
 	}
 	elsif ($type eq 'D')
 	{
@@ -349,6 +352,7 @@ sub take_answer
 		die "$type came for $now->{kind}\n" . $self->story if $kind ne $now->{kind};
 		$self->tell($kind . ($now->{sql} ? " $now->{sql}" : '') . (defined $now->{portal} ? " portal $now->{portal}" : ''))
 		  if $kind ne 'parse';
+		delete $self->{portals}{ $now->{portal} } if $kind eq 'close';
 		$self->{portals}{ $now->{portal} } = new_command($now->{sql}, $#{ $self->{frames} }) if $kind eq 'bind';
 		shift @$expected;
 	}
@@ -378,6 +382,8 @@ sub complete
 	{
 		my $sql = shift @{ $now->{statements} };
 
+		# it had the unnamed portal
+		delete $self->{portals}{''};
 		$self->tell("query: $sql\n   $tag");
 		$self->note_statement($command, $sql, $tag);
 		return;
@@ -485,6 +491,7 @@ sub note_statement
 {
 	my ($self, $command, $sql, $tag) = @_;
 	my $frames = $self->{frames};
+	my $was_failed = $self->{has_failed};
 
 	if ($sql =~ /^BEGIN/)
 	{
@@ -492,6 +499,7 @@ sub note_statement
 	}
 	elsif ($sql =~ /^(COMMIT|ROLLBACK|PREPARE TRANSACTION .*)$/)
 	{
+		$self->end_portals(0, $was_failed);
 		$self->end_transaction;
 		$self->{in_block} = 0;
 	}
@@ -512,12 +520,26 @@ sub note_statement
 			merge($frames->[-1], $ended) if !$is_rollback;
 			last if pop @$savepoints eq $name;
 		}
-		push(@$frames, {}) && push(@$savepoints, $name) if $is_rollback;
+		if ($is_rollback)
+		{
+			$self->end_portals(scalar @$frames, $was_failed);
+			push @$frames, {};
+			push @$savepoints, $name;
+		}
+		# those that go on belong to what the savepoint was in
+		$_->{frame} = min($_->{frame}, $#$frames) foreach values %{ $self->{portals} };
 	}
 	elsif ($sql =~ /^CALL pglock.lock\('(\w+)'.*\* (\w+)/)
 	{
 		$self->{counts}{taken}++;
 		$self->note_taken($command, 'take session', $1, $2);
+	}
+	elsif ($sql eq 'CLOSE ALL')
+	{
+		my $portals = $self->{portals};
+
+		# those of the protocol, too, but for the one that runs
+		delete $portals->{$_} foreach grep { $portals->{$_} != $command } keys %$portals;
 	}
 	elsif ($sql eq 'DISCARD ALL')
 	{
@@ -557,17 +579,19 @@ sub fail
 	my $now = $expected->[0] or return;    # at the end of a session
 	my $command = $self->running_command;
 
-	$self->tell("   ... for $now->{kind} " . ($now->{kind} eq 'query' ? "@{$now->{statements}}" : ($command // $now)->{sql} // ''));
+	my $sql = $now->{kind} eq 'query' ? "@{$now->{statements}}" : ($command // $now)->{sql} // '';
+
+	$self->tell("   ... for $now->{kind} $sql");
 	$self->{counts}{'error at Sync'}++ if $now->{kind} eq 'sync';
-	# one that was fetched in part may have been the last before a commit that failed, or not
-	foreach my $portal ($now->{kind} eq 'sync' ? grep { !$_->{is_complete} } values %{ $self->{portals} } : ())
-	{
-		$self->{loose}{ $_->[0] } = 1 foreach @{ $portal->{taken} };
-	}
+	# a commit that fails may have closed them, as a string and a Bind close the portal of their name
+	$self->loosen_portals(sub { 1 }) if $now->{kind} eq 'sync' || $sql =~ /^(COMMIT|PREPARE)/;
+	$self->loosen_portals(sub { $_ eq ($now->{portal} // '') }) if $now->{kind} =~ /query|bind/;
 	# one that was fetched in part does not fail again where its transaction has failed, or is over
 	my $is_over = $now->{kind} eq 'execute' && $code =~ /^(25P02|34000)$/;
 
 	$self->undo($command) if defined $command && !$command->{is_complete} && !$is_over;
+	delete $self->{portals}{ $now->{portal} } if $now->{kind} eq 'execute' && !$is_over;
+	$self->end_portals($self->{in_block} ? $#{ $self->{frames} } : 0, 1) if $now->{kind} ne 'sync' && !$self->{has_failed};
 	shift @$expected while @$expected && $expected->[0]{kind} !~ /sync|query/;
 	if ($self->{in_block})
 	{
@@ -577,6 +601,34 @@ sub fail
 	else
 	{
 		$self->end_transaction;
+	}
+	return;
+}
+
+# What becomes of those that were fetched in part, and have such names, is not known.
+sub loosen_portals
+{
+	my ($self, $is_one) = @_;
+	my $portals = $self->{portals};
+
+	foreach my $portal (map { delete $portals->{$_} } grep { $is_one->() } keys %$portals)
+	{
+		$self->{loose}{ $_->[0] } = 1 foreach $portal->{is_complete} ? () : @{ $portal->{taken} };
+	}
+	return;
+}
+
+# Those that were bound in that frame or a later one are over; are those that were fetched in part undone?
+sub end_portals
+{
+	my ($self, $frame, $is_failure) = @_;
+	my $portals = $self->{portals};
+
+	foreach my $name (grep { $portals->{$_}{frame} >= $frame } sort keys %$portals)
+	{
+		my $portal = delete $portals->{$name};
+
+		$self->undo($portal) if $is_failure && !$portal->{is_complete};
 	}
 	return;
 }

@@ -123,10 +123,42 @@ $client->parse('', "DECLARE c CURSOR WITH HOLD FOR SELECT pglock.acquire('a'), 1
   ->bind('', '')->execute('')->sync;
 is_outcome('22012', '', 'a cursor that is to outlive its transaction, and fails as that ends');
 
-# one that was fetched in part, and did not fail itself, keeps what its rows said it took
-$client->parse('', "SELECT pglock.acquire('j' || i) FROM generate_series(1, 3) i")->bind('', '')->execute('', 2)
-  ->parse('wrong', 'SELECT FROM nowhere')->sync;
-is_outcome('t t 42P01', 'j11 j21', 'one that was fetched in part, when another fails');
+# one that was fetched in part fails when its transaction does, since it will never be complete
+sub fetch_in_part
+{
+	$client->parse('', "SELECT pglock.acquire('j' || i) FROM generate_series(1, 3) i")->bind('part', '')->execute('part', 2);
+	return;
+}
+
+fetch_in_part();
+$client->parse('wrong', 'SELECT FROM nowhere')->sync;
+is_outcome('t t 42P01', '', 'one that was fetched in part, when another fails');
+$client->ask('BEGIN');
+fetch_in_part();
+$client->sync->finish;
+$client->ask('SELECT FROM nowhere');
+$client->execute('part')->sync;
+is_outcome('25P02', '', '... in a block, where it is fetched again');
+$client->ask('BEGIN');
+fetch_in_part();
+$client->sync->query('ROLLBACK');
+is_outcome('t t', 'j11 j21', '... but not when the client itself rolls back');
+
+# what was bound before a savepoint outlives it
+foreach my $end ('ROLLBACK TO s', 'ROLLBACK')
+{
+	$client->ask('BEGIN');
+	fetch_in_part();
+	$client->sync->query('SAVEPOINT s')->query('SELECT FROM nowhere')->finish;
+	is($node->safe_psql('postgres', "SELECT count(*) FROM pglock.locks WHERE pid = $client->{pid}"),
+		2, 'one that was fetched in part, when another fails after a savepoint');
+	$client->query($end)->execute('part')->sync;
+	is_outcome(@{ $end eq 'ROLLBACK' ? [ '34000', '' ] : [ 't', 'j11 j21 j31' ] }, "... and then $end");
+}
+$client->ask('BEGIN; SAVEPOINT s');
+fetch_in_part();
+$client->sync->query('SELECT FROM nowhere');
+is_outcome('t t 42P01', '', '... which it was bound after');
 
 # of two that are fetched by turns, each gives back its own
 $client->parse('a', "SELECT pglock.acquire('k'), 1 / (2 - i) FROM generate_series(1, 9) i")
@@ -173,6 +205,36 @@ $client->query("SELECT pglock.acquire('a'); INSERT INTO child VALUES (1)");
 is_outcome('t 23503', '', '... of more than one statement');
 $client->query("INSERT INTO taken VALUES ('a'); INSERT INTO child VALUES (1)");
 is_outcome('23503', '', '... or what the commit took');
+
+# a message that is no statement, and has no time of its own
+$client->ask('BEGIN');
+$client->query("SELECT pglock.acquire('a')")->close_wrongly->sync;
+is_outcome('t 08P01', 'a1', 'a string that was complete keeps what it took when the next message fails');
+
+#
+# Functions that are called by the protocol
+#
+
+my %function = map { split /=/ } split /\n/,
+  $client->ask("SELECT oid::regprocedure || '=' || oid FROM pg_proc WHERE proname ~ '^(pg_advisory_(un)?lock|acquire_raw)\$'");
+
+$client->ask('BEGIN');
+$client->call($function{'pglock.acquire_raw(bigint,interval,boolean,text)'}, 1, '1s', 'f', 'session')->finish;
+is(levels_of(1), 1, 'a lock that such a call takes is shown at once');
+$client->call($function{'pg_advisory_lock(bigint)'}, 1)->finish;
+is(levels_of(1), 2, '... and that a built-in one takes it again');
+$client->call($function{'pg_advisory_unlock(bigint)'}, 1)->finish;
+is(levels_of(1), 1, '... and gives it back');
+$client->call($function{'pg_advisory_unlock(bigint)'}, 1)->finish;
+is(levels_of(1), 0, '... for good');
+$client->ask('ROLLBACK');
+
+sub levels_of
+{
+	my ($id) = @_;
+
+	return $node->safe_psql('postgres', "SELECT coalesce(sum(depth), 0) FROM pglock.locks WHERE lock_id = $id");
+}
 
 #
 # Transaction scope outside a block: warned of where the transaction is known to end with the statement
