@@ -93,6 +93,18 @@ SET track_counts = off;
 CALL release_after($$ SELECT FROM written FOR UPDATE $$);
 CALL release_after($$ SELECT FROM written $$);
 RESET track_counts;
+-- also when they are counted again at the release
+CALL release_after($$ DO 'BEGIN SET LOCAL track_counts = off; INSERT INTO written VALUES (15); SET LOCAL track_counts = on; END' $$);
+CALL release_after($$ SELECT FROM written FOR UPDATE $$);
+SELECT pglock.acquire('k');
+BEGIN;
+SET LOCAL track_counts = off;
+COPY written FROM stdin;
+16
+\.
+SET LOCAL track_counts = on;
+SELECT pglock.release('k');
+COMMIT;
 
 DROP PROCEDURE release_after;
 DROP FUNCTION written();

@@ -182,6 +182,7 @@ template <typename... Rest>
 void
 executor_run(QueryDesc *query, ScanDirection direction, uint64 count, Rest... rest)
 {
+	writes::note_statement();
 	if (context::is_top_level())
 		command::begin();
 	if (previous_executor_run != nullptr)
@@ -221,6 +222,7 @@ process_utility(PlannedStmt *statement, const char *query, bool read_only_tree,
 	auto process =
 		previous_process_utility != nullptr ? previous_process_utility : standard_ProcessUtility;
 
+	writes::note_statement();
 	if (context == PROCESS_UTILITY_TOPLEVEL)
 		command::begin();
 	if (discards_locks(statement))

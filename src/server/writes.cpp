@@ -2,8 +2,8 @@
  * writes.cpp: what a transaction has done that others do not see before it commits.
  *
  * Writes are known by the counts that PostgreSQL keeps for its statistics, which it undoes with a
- * subtransaction. Without them (track_counts = off) a transaction that has an id counts as one that
- * has written, although it may only have locked rows.
+ * subtransaction. Once it ran something without them (track_counts = off) a transaction that has an
+ * id counts as one that has written, although it may only have locked rows.
  */
 #include "writes.hpp"
 
@@ -16,6 +16,9 @@ namespace
 {
 /* The lowest of those subtransactions that have sent notifications and live. */
 SubTransactionId first_notifying = InvalidSubTransactionId;
+
+/* Has anything run in the transaction whose writes were not counted. */
+bool is_uncounted = false;
 
 bool
 is_temporary(Oid table)
@@ -40,7 +43,7 @@ has_written_rows()
 
 	if (!context::has_transaction_id())
 		return false;
-	if (!pgstat_track_counts)
+	if (is_uncounted)
 		return true;
 	compat::for_each_written_table([&](Oid table) {
 		written =
@@ -59,6 +62,12 @@ pending()
 }
 
 void
+note_statement()
+{
+	is_uncounted = is_uncounted || !pgstat_track_counts;
+}
+
+void
 note_notification()
 {
 	if (first_notifying == InvalidSubTransactionId)
@@ -70,12 +79,13 @@ forget(SubTransactionId rolled_back)
 {
 	/* those in it began after it */
 	if (first_notifying >= rolled_back)
-		forget();
+		first_notifying = InvalidSubTransactionId;
 }
 
 void
 forget()
 {
 	first_notifying = InvalidSubTransactionId;
+	is_uncounted = false;
 }
 } // namespace pglock::writes

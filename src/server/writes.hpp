@@ -17,6 +17,9 @@ enum class unseen { nothing, rows, notifications };
  */
 unseen pending();
 
+/* To be called before a statement runs, whoever's: it may write. */
+void note_statement();
+
 /* The transaction sends a notification. */
 void note_notification();
 
