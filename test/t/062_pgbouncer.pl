@@ -9,6 +9,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use ClientTests;
 use IPC::Run;
+use PgBouncer;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -26,95 +27,33 @@ my $node = new_server('pgbouncer', conf => "shared_preload_libraries = 'postgres
 $node->safe_psql('postgres', <<'END');
 CREATE ROLE app LOGIN;
 CREATE ROLE careful LOGIN;
-CREATE ROLE console LOGIN;
 GRANT pg_read_all_stats TO app, careful;
 CREATE TABLE counter (value int);
 GRANT ALL ON counter TO app, careful;
 END
 
-#
-# PgBouncer
-#
+my $bouncer = PgBouncer->start(
+	$node,
+	roles => [ 'app', 'careful' ],
+	pools => {
+		four => 'pool_mode=transaction pool_size=4',
+		two => 'pool_mode=transaction pool_size=2',
+		one => 'pool_mode=transaction pool_size=1',
+		session => 'pool_mode=session pool_size=1',
+		statement => 'pool_mode=statement pool_size=1'
+	});
 
-my %bouncer = (
-	host => PostgreSQL::Test::Utils::tempdir_short(),
-	port => $node->port,
-	log => "$PostgreSQL::Test::Utils::log_path/pgbouncer.log");
-
-# Each pool is a database of PgBouncer's: `four` has four sessions in transaction pooling, and so on.
-sub start_bouncer
-{
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/pgbouncer.ini";
-	my $server = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
-	my ($version) = `$ENV{BOUNCER} --version` =~ /PgBouncer 1\.(\d+)/;
-
-	append_to_file("$file.users", join '', map { qq{"$_" ""\n} } qw(app careful console));
-	append_to_file($file, <<"END");
-[databases]
-four = $server pool_mode=transaction pool_size=4
-two = $server pool_mode=transaction pool_size=2
-one = $server pool_mode=transaction pool_size=1
-session = $server pool_mode=session pool_size=1
-statement = $server pool_mode=statement pool_size=1
-
-[pgbouncer]
-unix_socket_dir = $bouncer{host}
-listen_port = $bouncer{port}
-auth_type = trust
-auth_file = $file.users
-admin_users = console
-END
-	# from 1.21 on it would prepare statements by itself
-	append_to_file($file, "max_prepared_statements = 0\n") if $version >= 21;
-	$bouncer{process} = IPC::Run::start([ $ENV{BOUNCER}, $file ], '<', \undef, '>', $bouncer{log}, '2>&1');
-	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
-	{
-		return if -S "$bouncer{host}/.s.PGSQL.$bouncer{port}";
-		last if !$bouncer{process}->pumpable;
-		select undef, undef, undef, 0.1;
-	}
-	die 'PgBouncer does not listen: ' . slurp_file($bouncer{log});
-}
-
-sub stop_bouncer
-{
-	$bouncer{process}->kill_kill if $bouncer{process};
-	undef $bouncer{process};
-	return;
-}
-
-END
-{
-	local $?;
-	stop_bouncer();
-}
-
-sub connection
-{
-	my ($pool, $role) = @_;
-
-	$role //= 'app';
-	return "host=$bouncer{host} port=$bouncer{port} user=$role dbname=$pool";
-}
+sub connection { return $bouncer->connection(@_); }
 
 # A client of a pool.
 sub client { return session($node, extra_params => [ '-d', connection(@_) ]); }
 
-# What a client says and gets that comes and goes: its output and its errors.
-sub visit
-{
-	my ($pool, $sql, $role) = @_;
-	my ($stdout, $stderr);
-
-	$node->psql('postgres', $sql, connstr => connection($pool, $role), stdout => \$stdout, stderr => \$stderr,
-		on_error_stop => 0);
-	return wantarray ? ($stdout, $stderr) : $stdout;
-}
+sub visit { return $bouncer->visit(@_); }
 
 sub console
 {
 	my ($command) = @_;
-	my ($stdout, $stderr) = visit('pgbouncer', $command, 'console');
+	my (undef, $stderr) = $bouncer->console($command);
 
 	is($stderr, '', "PgBouncer does: $command");
 	return;
@@ -132,8 +71,6 @@ sub is_soon
 my $all_locks = "SELECT coalesce(string_agg(coalesce(key, '?'), ',' ORDER BY key), 'none') FROM pglock.locks";
 
 sub nothing_is_held { return is_soon($all_locks, 'none', "$_[0]: nothing is held"); }
-
-start_bouncer();
 
 #
 # Transaction pooling, transaction scope
@@ -345,8 +282,8 @@ my $build = "$PostgreSQL::Test::Utils::tmp_check/client";
 
 make_tests('a program with the C++ client builds', $build, 'pooler');
 {
-	local $ENV{PGHOST} = $bouncer{host};
-	local $ENV{PGPORT} = $bouncer{port};
+	local $ENV{PGHOST} = $bouncer->host;
+	local $ENV{PGPORT} = $node->port;
 	local $ENV{PGUSER} = 'app';
 	local $ENV{PGDATABASE} = 'two';
 	run_tests("$build/pooler");
@@ -354,6 +291,6 @@ make_tests('a program with the C++ client builds', $build, 'pooler');
 nothing_is_held('the C++ client');
 
 $direct->quit;
-stop_bouncer();
+$bouncer->stop;
 stop_and_check_log($node);
 done_testing();
