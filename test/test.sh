@@ -31,8 +31,8 @@ main() {
 	choose "$src"/test/specs/*.spec
 	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${chosen[@]}"
 	choose "$src"/test/t/*.pl
-	find_service POSTGRES_EXPORTER 039_exporter prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter
-	find_service BOUNCER 062_pgbouncer pgbouncer /usr/sbin/pgbouncer
+	find_service POSTGRES_EXPORTER prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter 039_exporter
+	find_service BOUNCER pgbouncer /usr/sbin/pgbouncer 062_pgbouncer 074_lease_pgbouncer
 	find_drivers
 	find_node_packages
 	await_rust
@@ -67,14 +67,14 @@ choose() {
 	done
 }
 
-# find_service VARIABLE TEST PACKAGE PROGRAM: says in the variable where the program is, if the test is
-# to run. Its package would start a service, so it is unpacked and not installed. Without the program the
-# test skips what it can't do, but not in CI.
+# find_service VARIABLE PACKAGE PROGRAM TEST...: says in the variable where the program is, if one of the tests
+# is to run. Its package would start a service, so it is unpacked and not installed. Without the program the
+# tests skip what they can't do, but not in CI.
 find_service() {
 	local -n found=$1
-	local test=$2 package=$3 program=$4
+	local package=$2 program=$3
 	export "${1?}"
-	asked_for "$test" && [[ -z ${found:-} ]] || return 0
+	asked_for "${@:4}" && [[ -z ${found:-} ]] || return 0
 	if has "${program##*/}" >/dev/null; then
 		found=$(has "${program##*/}")
 	elif has apt-get >/dev/null && unpack "$package"; then

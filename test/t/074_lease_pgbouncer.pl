@@ -1,0 +1,124 @@
+# Leases behind PgBouncer, where more clients than there are sessions take, renew, check and release them over
+# whatever session they get.
+#
+# The environment variable BOUNCER names PgBouncer's program.
+
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run;
+use PgBouncer;
+use PgLock;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+plan(skip_all => 'BOUNCER does not say where PgBouncer is') unless $ENV{BOUNCER};
+
+use constant {
+	CLIENTS => 50,
+	SESSIONS => 2,
+	KEYS => 5,
+	TRANSACTIONS => 40,    # of each client in one batch
+	MOST_BATCHES => 20,
+};
+
+my $node = new_server('lease_pgbouncer', conf => "fsync = off\n");
+
+$node->safe_psql('postgres', <<'END');
+CREATE ROLE app LOGIN;
+CREATE TABLE counter (key int PRIMARY KEY, value int);
+-- over which sessions a lease was taken and checked, and whether it could be renewed
+CREATE TABLE written (key int, taken_by int, checked_by int, renewed boolean);
+CREATE TABLE released (released boolean);
+GRANT ALL ON counter, written, released TO app;
+END
+
+my $bouncer = PgBouncer->start(
+	$node,
+	roles => ['app'],
+	pools => { map { $_ => "pool_mode=$_ pool_size=@{[ SESSIONS ]}" } 'transaction', 'statement' });
+
+# How many additions are lost, of how many, by clients that take a lease in that way, read a counter, and write it.
+sub additions_lost
+{
+	my ($pool, $name, $take, $write) = @_;
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/script.sql';
+	my $all = CLIENTS * TRANSACTIONS;
+
+	append_to_file($file, <<"END");
+\\set key random(1, @{[ KEYS ]})
+$take
+\\if :token > 0
+SELECT value AS value, pglock.renew_lease(:key, :token) AS renewed FROM counter WHERE key = :key \\gset
+$write
+INSERT INTO released SELECT pglock.release_lease(:key, :token);
+\\endif
+END
+	$node->safe_psql('postgres',
+		"TRUNCATE counter, written, released; INSERT INTO counter SELECT i, 0 FROM generate_series(1, @{[ KEYS ]}) AS i");
+	command_like(
+		[ 'pgbench', '-n', '-c', CLIENTS, '-t', TRANSACTIONS, '-f', $file, $bouncer->connection($pool) ],
+		qr{transactions actually processed: $all/$all\b}, "$name: all clients end well");
+	return split /\|/, $node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM written) - sum(value), (SELECT count(*) FROM written) FROM counter');
+}
+
+my $acquire = "SELECT coalesce(pglock.acquire_lease(:key, ttl => '10min', timeout => '5ms'), 0) AS token, pg_backend_pid() AS taken_by \\gset";
+my $write = 'UPDATE counter SET value = :value + 1 WHERE key = :key;';
+my $note = "INSERT INTO written VALUES (:key, :taken_by, pg_backend_pid(), ':renewed');";
+my %ways = (
+	transaction => "BEGIN;\nSELECT pglock.check_lease(:key, :token);\n$write\n$note\nCOMMIT;",
+	# without a block the statement has to do both
+	statement => "WITH held AS MATERIALIZED (SELECT pglock.check_lease(:key, :token)), "
+	  . "written AS (INSERT INTO written SELECT :key, :taken_by, pg_backend_pid(), ':renewed') "
+	  . "UPDATE counter SET value = :value + 1 FROM held WHERE key = :key;");
+
+my ($lost, $additions);
+
+foreach (1 .. MOST_BATCHES)
+{
+	($lost, $additions) = additions_lost('transaction', 'control', 'SELECT 1 AS token, pg_backend_pid() AS taken_by \gset', "BEGIN;\n$write\n$note\nCOMMIT;");
+	last if $lost > 0;
+}
+cmp_ok($lost, '>', 0, "control: without a lease additions are lost, of $additions");
+
+foreach my $pool (sort keys %ways)
+{
+	($lost, $additions) = additions_lost($pool, "$pool pooling", $acquire, $ways{$pool});
+	is($lost, 0, "$pool pooling: none of $additions additions is lost");
+	cmp_ok($additions, '>=', KEYS, '... there were some');
+	is( $node->safe_psql('postgres', 'SELECT bool_and(renewed), (SELECT bool_and(released) AND count(*) = (SELECT count(*) FROM written) FROM released) FROM written'),
+		't|t', '... each lease was renewed and released');
+	is($node->safe_psql('postgres', 'SELECT count(DISTINCT taken_by), bool_or(taken_by <> checked_by) FROM written'),
+		SESSIONS . '|t', '... over whatever session there was');
+	is( $node->safe_psql('postgres', "SELECT (SELECT count(*) FROM pglock.leases), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"),
+		'0|0', '... and nothing is left behind');
+}
+
+#
+# Clients that go
+#
+
+foreach my $pool (sort keys %ways)
+{
+	my $token = $bouncer->visit($pool, "SELECT pglock.acquire_lease('gone', '500ms')");
+
+	is($bouncer->visit($pool, "SELECT pglock.renew_lease('gone', $token), pglock.holds_lease('gone', $token)"), 't|t',
+		"$pool pooling: another connection of the client has the lease, too");
+	cmp_ok($bouncer->visit($pool, "SELECT pglock.acquire_lease('gone', '10min', '1min')"), '>', $token, '... which ends though nobody releases it');
+
+	my $waiter = IPC::Run::start([ 'psql', '-XAtq', '-d', $bouncer->connection($pool), '-c', "SELECT pglock.acquire_lease('gone')" ], '<', \undef);
+
+	ok($node->poll_query_until('postgres', 'SELECT waiters = 1 FROM pglock.leases'), '... a client waits for it');
+	$waiter->kill_kill;
+	is($bouncer->visit($pool, "SELECT pglock.revoke_lease('gone')"), '1', '... and is killed, and an operator revokes the lease');
+	like($bouncer->visit($pool, "CALL pglock.lease('gone', timeout => '1min')"), qr/^\d{16}$/, '... which goes to the next, and not to the dead');
+	is($bouncer->visit($pool, "SELECT pglock.revoke_lease('gone')"), '1', '... once');
+}
+
+my (undef, $refused) = $bouncer->visit('statement', 'BEGIN');
+like($refused, qr/transaction/, 'statement pooling: there are no blocks');
+
+$bouncer->stop;
+stop_and_check_log($node);
+done_testing();
