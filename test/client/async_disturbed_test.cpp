@@ -1,6 +1,10 @@
 // Others who use the connection while an operation is under way: it ends, and the books are right.
+#include <memory>
 #include <optional>
 #include <string>
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "async.hpp"
 
@@ -48,6 +52,33 @@ TEST_F(Disturbed, ByACommandTheWaitFailsAndNothingIsHeld)
 	run();
 	expect_failed_and_free(lock);
 	EXPECT_EQ(acquire(lock), "true");
+	EXPECT_EQ(release(lock), "true");
+}
+
+TEST_F(Disturbed, NotByAProcessThatIsForkedMeanwhile)
+{
+	async_lock lock(context, session.get(), "a");
+	int status = 0;
+
+	lock.async_acquire(note(noted));
+	run_until_waiting();
+	context.notify_fork(asio::io_context::fork_prepare);
+
+	pid_t child = fork();
+
+	if (child == 0)
+	{
+		context.notify_fork(asio::io_context::fork_child);
+		std::destroy_at(&context); // and with it the operation
+		_exit(0);
+	}
+	context.notify_fork(asio::io_context::fork_parent);
+	ASSERT_EQ(waitpid(child, &status, 0), child);
+	EXPECT_EQ(status, 0);
+	holder.reset();
+	run();
+	EXPECT_EQ(noted, "true") << "the child has not touched the connection";
+	EXPECT_EQ(session.query("SELECT 1"), "1");
 	EXPECT_EQ(release(lock), "true");
 }
 
