@@ -121,7 +121,7 @@ in_vain('lock_timeout before the timeout', "SET lock_timeout = 1\\; SELECT pgloc
 in_vain('lock_timeout of the procedure', "SET lock_timeout = 1\\; CALL pglock.lock('k')", '55P03', '1|1|0|0');
 in_vain('a caught lock_timeout', "DO \$\$ BEGIN SET LOCAL lock_timeout = 1; PERFORM pglock.acquire('k');
 	EXCEPTION WHEN lock_not_available THEN END \$\$", '00000', '1|1|0|0');
-in_vain('statement_timeout', "SET LOCAL statement_timeout = 100\\; SELECT pglock.acquire('k')", '57014', '1|0|0|1');
+in_vain('statement_timeout', "SET LOCAL statement_timeout = 500\\; SELECT pglock.acquire('k')", '57014', '1|0|0|1');
 in_vain('a cancel', "SELECT pglock.acquire('k')", '57014', '1|0|0|1', meanwhile => $cancel);
 in_vain('a cancel before the timeout', "SELECT pglock.acquire('k', '1h')", '57014', '1|0|0|1', meanwhile => $cancel);
 in_vain('a cancel of the procedure', "CALL pglock.lock('k')", '57014', '1|0|0|1', meanwhile => $cancel);
