@@ -58,6 +58,7 @@ BEGIN;
 SAVEPOINT a;
 INSERT INTO written VALUES (11);
 NOTIFY written;
+SELECT pg_notify('written', 'now') IS NULL;
 ROLLBACK TO a;
 SELECT pglock.release('k'), pglock.release('k'), pglock.release('k');
 COMMIT;
