@@ -112,9 +112,7 @@ postgres_chroot() {
 		--dpkgopt='path-exclude=/usr/lib/llvm-*' --dpkgopt='path-exclude=/usr/lib/*/lib*LLVM*' \
 		--dpkgopt='path-exclude=/usr/lib/*/libclang*' \
 		--dpkgopt='path-exclude=/usr/lib/postgresql/*/lib/llvmjit*'
-	# the packages would make servers, and folders for them, which takes /proc: nobody asked for that
-	ln -s /bin/true "$folder/usr/local/sbin/pg_createcluster"
-	ln -s /bin/true "$folder/usr/local/sbin/systemd-tmpfiles"
+	without_servers "$folder"
 	# apt takes nothing from experimental unasked, not even what the newest version needs of itself
 	printf '%s\n' "Package: src:postgresql-${versions[-1]}" 'Pin: release a=experimental' \
 		'Pin-Priority: 500' >"$folder/etc/apt/preferences.d/postgresql"
@@ -128,7 +126,19 @@ postgres_chroot() {
 	done
 	((${#packages[@]} > 0)) || die 'no version of PostgreSQL can be installed'
 	quietly install_in_chroot "$folder" "${packages[@]}"
-	sed -i 's/^with_llvm[\t ]*=.*/with_llvm = no/' "$folder"/usr/lib/postgresql/*/lib/pgxs/src/Makefile.global
+	without_llvm "$folder"
+}
+
+# without_servers FOLDER: PostgreSQL's packages would make servers, and folders for them, which takes
+# /proc: nobody asked for that.
+without_servers() {
+	ln -s /bin/true "$1/usr/local/sbin/pg_createcluster"
+	ln -s /bin/true "$1/usr/local/sbin/systemd-tmpfiles"
+}
+
+# without_llvm FOLDER: extensions are built without bitcode.
+without_llvm() {
+	sed -i 's/^with_llvm[\t ]*=.*/with_llvm = no/' "$1"/usr/lib/postgresql/*/lib/pgxs/src/Makefile.global
 }
 
 # The versions in a chroot.

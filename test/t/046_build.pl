@@ -50,7 +50,7 @@ my ($known, $database) = run_make('-n', '-p', '-q', 'all');
 my %targets = map { $_ => 1 } $database =~ /(?<!# Not a target:\n)^([a-z][a-z-]*):/mg;
 # they don't ask for PG_CONFIG
 delete @targets{qw(assert-test sanitize-test postgres-test dist install-client uninstall-client)};
-delete @targets{qw(matrix packages install-test)};
+delete @targets{qw(matrix client-matrix packages install-test)};
 
 ok($targets{$_}, "$_ is one of the targets") foreach qw(all install uninstall clean installcheck test demo bench);
 

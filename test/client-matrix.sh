@@ -1,0 +1,69 @@
+#!/bin/bash
+# make client-matrix: the C++ client with the compilers and libraries of newer Debians, each in a chroot: all of
+# it compiles with g++ and clang, and what clang has made passes its tests, with a server of that Debian.
+#
+# KEEP=folder keeps the chroots there, for the next run. SUITES="trixie" tests that only.
+
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "$0")/lib.sh"
+# shellcheck source=chroot.sh
+source "$root/test/chroot.sh"
+
+# each with the version of PostgreSQL that it has: libpqxx 7.10 and 8, Asio 1.30 and later
+suites=(trixie forky)
+declare -A postgres=([trixie]=17 [forky]=18)
+
+main() {
+	local suite status=0
+	[[ -z ${KEEP:-} ]] || KEEP=$(realpath -m "$KEEP")
+	begin
+	need_chroot
+	((${#missing[@]} == 0)) || install_missing
+	copy_sources
+	for suite in ${SUITES:-${suites[@]}}; do
+		test_suite "$suite" || status=1
+	done
+	return $status
+}
+
+# test_suite SUITE
+test_suite() {
+	local suite=$1 start=$SECONDS status=0 compiler
+	title "$suite"
+	chroot=${KEEP:-$work/chroots}/client-$suite
+	find_chroot "$suite"
+	rm -rf "$chroot/tmp/sources"
+	cp -r "$src" "$chroot/tmp/sources"
+	in_sources dpkg-query -W libasio-dev libpq-dev libpqxx-dev
+	for compiler in g++ clang++; do
+		in_sources "$compiler" --version | head -n 1
+	done
+	say 'compiling with g++'
+	# nothing is run, so nothing is made
+	run in_sources make -s -j"$(nproc)" -C test/client CXXFLAGS=-fsyntax-only objects || status=1
+	say 'testing with clang'
+	# debugging information would cost a fifth of the time
+	run in_sources env ${CI:+CI="$CI"} TESTS=050_client CXX=clang++ CXXFLAGS=-O0 \
+		PG_CONFIG="/usr/lib/postgresql/${postgres[$suite]}/bin/pg_config" bash test/test.sh || status=1
+	say "$suite: $((SECONDS - start)) seconds"
+	return $status
+}
+
+in_sources() { in_chroot "$chroot" sh -c 'cd /tmp/sources && "$@"' sh "$@"; }
+
+find_chroot() {
+	local suite=$1
+	if [[ -e $chroot/complete ]]; then
+		say "using the chroot in $chroot"
+		return
+	fi
+	say "making a chroot in $chroot"
+	new_system "$suite" "$chroot"
+	without_servers "$chroot"
+	quietly install_in_chroot "$chroot" g++ clang make cmake pkgconf libpq-dev libpqxx-dev libasio-dev libgtest-dev \
+		libssl-dev libipc-run-perl "postgresql"{,-server-dev}"-${postgres[$suite]}"
+	without_llvm "$chroot"
+	touch "$chroot/complete"
+}
+
+main
