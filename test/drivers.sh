@@ -54,10 +54,10 @@ install_driver_packages() {
 # Debian's compilers and interpreters, as they know its libraries: others may come first on the PATH
 need_languages() {
 	need python3-django has_module django
-	need ruby-pg ruby -r pg -e 0
-	need ruby-activerecord ruby -r active_record -e 0
-	need php-cli has php
-	need php-pgsql php -r 'exit((int) !extension_loaded("pdo_pgsql"));'
+	need ruby-pg /usr/bin/ruby -r pg -e 0
+	need ruby-activerecord /usr/bin/ruby -r active_record -e 0
+	need php-cli test -x /usr/bin/php
+	need php-pgsql /usr/bin/php -r 'exit((int) !extension_loaded("pdo_pgsql"));'
 	need golang-go test -x /usr/bin/go
 	need golang-github-lib-pq-dev test -d /usr/share/gocode/src/github.com/lib/pq
 	need golang-github-jackc-pgx-v4-dev test -d /usr/share/gocode/src/github.com/jackc/pgx/v4

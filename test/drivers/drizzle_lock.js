@@ -12,9 +12,9 @@ const { serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(db, key, { timeout = null, shared = false, scope = "session" }, work) {
-  const close = (error) => { db.$client?.end(); throw error; };
+  const close = async (error) => { await db.$client?.end(); throw error; };
   await db.execute(sql`CALL pglock.lock(${key}, ${timeout}, ${shared}, ${scope})`).catch((error) => {
-    if (!error.cause?.severity) close(error); // not the server's answer: the wait goes on there
+    if (!error.cause?.severity) return close(error); // not the server's answer: the wait goes on there
     throw error;
   });
   try {

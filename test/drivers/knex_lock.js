@@ -9,9 +9,9 @@ const { serve } = require("./worker.js");
 // [recipe]
 async function withLock(knex, connection, key, { timeout = null, shared = false, scope = "session" }, work) {
   const run = (sql, ...values) => knex.raw(sql, values).connection(connection);
-  const close = (error) => { connection?.end(); throw error; };
+  const close = async (error) => { await connection?.end(); throw error; };
   await run("CALL pglock.lock(?, ?, ?, ?)", key, timeout, shared, scope).catch((error) => {
-    if (!error.severity) close(error); // not the server's answer
+    if (!error.severity) return close(error); // not the server's answer
     throw error;
   });
   try {

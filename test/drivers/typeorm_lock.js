@@ -8,7 +8,7 @@ const { serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(runner, key, { timeout = null, shared = false, scope = "session" }, work) {
-  const close = async (error) => { (await runner.connect()).end(); throw error; };
+  const close = async (error) => { await (await runner.connect()).end(); throw error; };
   await runner.query("CALL pglock.lock($1, $2, $3, $4)", [key, timeout, shared, scope]).catch((error) => {
     if (!error.severity) return close(error); // not the server's answer: the wait goes on there
     throw error;

@@ -49,7 +49,7 @@ async function serve(driver) {
     async give_up(key) {
       process.on("SIGUSR2", () => {});
       await driver.close();
-      await driver.connect(false, 100);
+      await driver.connect(false, 1000);
       await driver.lock(key, {}, block).catch((error) => {
         if (driver.sqlstate(error)) throw error;
       });

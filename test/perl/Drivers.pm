@@ -97,6 +97,8 @@ sub node_version
 	return $major // 'inf';
 }
 
+# Debian's know its libraries; others may come first on the PATH.
+my ($ruby, $php) = map { -x "/usr/bin/$_" ? "/usr/bin/$_" : $_ } 'ruby', 'php';
 my $jar = '/usr/share/java/postgresql.jar';
 
 push @drivers,
@@ -129,24 +131,24 @@ push @drivers,
   },
   {
 	name => 'Ruby pg',
-	check => [ 'ruby', '-e', 'require "pg"' ],
-	command => [ 'ruby', "$programs/ruby_pg.rb" ],
+	check => [ $ruby, '-e', 'require "pg"' ],
+	command => [ $ruby, "$programs/ruby_pg.rb" ],
 	interruptions => ['timeout'],
 	given_up => 'closed',
 	trap => 'true'
   },
   {
 	name => 'ActiveRecord',
-	check => [ 'ruby', '-e', 'require "pg"; require "active_record"' ],
-	command => [ 'ruby', "$programs/active_record.rb" ],
+	check => [ $ruby, '-e', 'require "pg"; require "active_record"' ],
+	command => [ $ruby, "$programs/active_record.rb" ],
 	interruptions => ['timeout'],
 	given_up => 'closed',
 	trap => 'true, false'
   },
   {
 	name => 'PHP PDO',
-	check => [ 'php', '-r', 'exit((int) !extension_loaded("pdo_pgsql"));' ],
-	command => [ 'php', "$programs/php_pdo.php" ],
+	check => [ $php, '-r', 'exit((int) !extension_loaded("pdo_pgsql"));' ],
+	command => [ $php, "$programs/php_pdo.php" ],
 	interruptions => ['signal'],
 	given_up => 'kept',
 	deaf => 1,
