@@ -19,7 +19,7 @@ use constant {
 	CLIENTS => 50,
 	SESSIONS => 2,
 	KEYS => 5,
-	TRANSACTIONS => 40,    # of each client in one batch
+	TRANSACTIONS => 20,    # of each client in one batch
 	MOST_BATCHES => 20,
 };
 
@@ -95,6 +95,24 @@ foreach my $pool (sort keys %ways)
 		'0|0', '... and nothing is left behind');
 }
 
+# A psql that runs the statement in the background, with its output in a file.
+sub start_psql
+{
+	my ($pool, $sql) = @_;
+	my $output = PostgreSQL::Test::Utils::tempdir() . '/psql.out';
+
+	return { output => $output, process => IPC::Run::start(
+		[ 'psql', '-XAtq', '-d', $bouncer->connection($pool), '-c', $sql ], '<', \undef, '>&', $output) };
+}
+
+sub finish_psql
+{
+	my ($psql) = @_;
+
+	$psql->{process}->finish;
+	return slurp_file($psql->{output}) =~ s/\n\z//r;
+}
+
 #
 # Clients that go
 #
@@ -107,14 +125,38 @@ foreach my $pool (sort keys %ways)
 		"$pool pooling: another connection of the client has the lease, too");
 	cmp_ok($bouncer->visit($pool, "SELECT pglock.acquire_lease('gone', '10min', '1min')"), '>', $token, '... which ends though nobody releases it');
 
-	my $waiter = IPC::Run::start([ 'psql', '-XAtq', '-d', $bouncer->connection($pool), '-c', "SELECT pglock.acquire_lease('gone')" ], '<', \undef);
+	my $waiter = start_psql($pool, "SELECT pglock.acquire_lease('gone')");
 
 	ok($node->poll_query_until('postgres', 'SELECT waiters = 1 FROM pglock.leases'), '... a client waits for it');
-	$waiter->kill_kill;
+	$waiter->{process}->kill_kill;
 	is($bouncer->visit($pool, "SELECT pglock.revoke_lease('gone')"), '1', '... and is killed, and an operator revokes the lease');
 	like($bouncer->visit($pool, "CALL pglock.lease('gone', timeout => '1min')"), qr/^\d{16}$/, '... which goes to the next, and not to the dead');
 	is($bouncer->visit($pool, "SELECT pglock.revoke_lease('gone')"), '1', '... once');
 }
+
+#
+# Those who wait have sessions, too
+#
+
+my $token = $bouncer->visit('transaction', "SELECT pglock.acquire_lease('busy', '10min')");
+my @waiters = map { start_psql('transaction', "SELECT pglock.acquire_lease('busy', '10min')") } 1 .. SESSIONS;
+
+ok($node->poll_query_until('postgres', "SELECT waiters = @{[ SESSIONS ]} FROM pglock.leases"), 'all sessions of a pool wait for a lease');
+
+my $release = start_psql('transaction', "SELECT pglock.release_lease('busy', $token)");
+my $queue = '';
+
+foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+{
+	$queue = $bouncer->console('SHOW POOLS');
+	last if $queue =~ /^transaction\|app\|2\|1\|/m;
+	select undef, undef, undef, 0.1;
+}
+like($queue, qr/^transaction\|app\|2\|1\|/m, '... and the holder that would release it queues for one of them');
+is($node->safe_psql('postgres', "SELECT pglock.revoke_lease('busy')"), '1', '... until an operator revokes the lease');
+is(finish_psql($release), 'f', '... then it has nothing to release');
+is($node->safe_psql('postgres', "SELECT pglock.revoke_lease('busy')"), '1', '... revoked again');
+like(finish_psql($_), qr/^\d{16}$/, '... who waited gets the lease') foreach @waiters;
 
 my (undef, $refused) = $bouncer->visit('statement', 'BEGIN');
 like($refused, qr/transaction/, 'statement pooling: there are no blocks');
