@@ -6,6 +6,8 @@
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=bench_leases.sh
+source "$root/test/bench_leases.sh"
 
 pairs=${PAIRS:-5}
 seconds=${SECONDS_PER_RUN:-3}
@@ -15,6 +17,8 @@ main() {
 	begin
 	need libpq-dev has_package libpq
 	need pkg-config has pkg-config
+	need curl has curl
+	need etcd-server has etcd
 	prepare
 	build_and_install
 	build_client
@@ -26,7 +30,7 @@ main() {
 		-c 'VACUUM ANALYZE names'
 
 	printf '\n%-52s %10s %10s %7s %8s %7s\n' case ours without ratio bar goal
-	statement
+	statement 'try + release, 200,000 names, registry on'
 	connection
 	clients 4
 	clients 16
@@ -37,14 +41,15 @@ main() {
 	client section 'critical section, to lock + UPDATE + unlock' "$pairs" '>= 2' 2.8
 	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
+	leases
 }
 
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
 row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
 
-# Says before anything happens what is to come. Two cases are measured in 15 pairs, and eight in as many as PAIRS says.
+# Says before anything happens what is to come. Two cases are measured in 15 pairs, and twelve in as many as PAIRS says.
 explain() {
-	local minutes=$(((2 * (2 * 15 + 8 * pairs) * seconds + 150) / 60))
+	local minutes=$(((2 * (2 * 15 + 12 * pairs) * seconds + 240) / 60))
 	cat <<-END
 		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
 		It takes about $minutes minutes on an idle machine; on a busy one the figures mean little.
@@ -81,7 +86,7 @@ ms() {
 		sed -nE 's/^Time: ([0-9.]+) ms.*/\1/p'
 }
 
-# Fresh names, taken and given back inside one statement.
+# statement CASE: fresh names, taken and given back inside one statement.
 statement() {
 	local ours builtin ratio
 	measure "$pairs" ms 'SELECT count(*) FROM names WHERE pglock.try(name) AND pglock.release(name)' \
@@ -89,7 +94,7 @@ statement() {
 		 WHERE pg_try_advisory_lock(hashtextextended(name, 0))
 		   AND pg_advisory_unlock(hashtextextended(name, 0))'
 	read -r ours builtin ratio < <(median_pair)
-	row 'try + release, 200,000 names, registry on' ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
+	row "$1" ms "$ours" "$builtin" "$ratio" '<= 1.8' 1.5
 }
 
 # tps CLIENTS SCRIPT

@@ -61,14 +61,20 @@ warn_of_scope(const lock_key &key, const request &how)
 					  errhint("Acquire it after BEGIN, or at session scope.")));
 }
 
-/* Warns if whoever gets a lock after us would miss what this transaction has done. */
+/*
+ * Warns if whoever gets a lock after us would miss what this transaction has done; of several locks
+ * if there is no key.
+ */
 void
-warn_of_unseen_writes(const char *what)
+warn_of_unseen_writes(const lock_key *key = nullptr)
 {
 	writes::unseen unseen = settings::warnings ? writes::pending() : writes::unseen::nothing;
 
 	if (unseen == writes::unseen::nothing)
 		return;
+
+	const char *what = key != nullptr ? psprintf("lock %s is", describe(*key)) : "locks are";
+
 	ereport(WARNING, (errmsg("%s released before the transaction commits its writes", what),
 					  unseen == writes::unseen::rows
 						  ? errdetail("The next holder cannot see what this transaction wrote.")
@@ -283,7 +289,7 @@ release(const lock_key &key, std::optional<mode> only)
 		return false;
 	}
 	if (newest->is_last)
-		warn_of_unseen_writes(psprintf("lock %s is", describe(key)));
+		warn_of_unseen_writes(&key);
 	/* a cancel that is on its way had better find the lock held */
 	CHECK_FOR_INTERRUPTS();
 	holds::give_back(*newest);
@@ -295,7 +301,7 @@ release_all()
 {
 	context::check_no_parallel_worker();
 	if (holds::levels() > 0)
-		warn_of_unseen_writes("locks are");
+		warn_of_unseen_writes();
 	return holds::give_back_all();
 }
 
@@ -309,7 +315,7 @@ release_all(std::span<lock_key> keys)
 	for (const lock_key &key : keys)
 		levels += holds::levels(key.lock_id);
 	if (levels > 0)
-		warn_of_unseen_writes("locks are");
+		warn_of_unseen_writes();
 
 	levels = 0;
 	for (const lock_key &key : keys)

@@ -23,26 +23,65 @@ constexpr int key_column = 11;
 constexpr int holder_column = 12;
 constexpr int columns = holder_column;
 
+/* A relation of the extension, looked up by its name once, until something about it changes. */
+struct known_relation
+{
+	const char *name;
+	Oid oid; /* invalid: it is to be looked up */
+};
+known_relation table = {"lease_rows", InvalidOid};
+known_relation by_key = {"lease_rows_by_key", InvalidOid};
+known_relation by_token = {"lease_rows_by_token", InvalidOid};
+
+/* Called when a relation, or if there is no `changed` any of them, has changed. */
+void
+forget(Datum, Oid changed)
+{
+	for (known_relation *known : {&table, &by_key, &by_token})
+		if (!OidIsValid(changed) || known->oid == changed)
+			known->oid = InvalidOid;
+}
+
 /* Invalid: there is none. */
 Oid
-find_relation(const char *name)
+find(known_relation &known)
 {
-	Oid schema = get_namespace_oid("pglock", true);
+	static bool is_registered = false;
 
-	return OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+	if (!is_registered)
+		CacheRegisterRelcacheCallback(forget, 0);
+	is_registered = true;
+	if (!OidIsValid(known.oid))
+	{
+		Oid schema = get_namespace_oid("pglock", true);
+
+		known.oid = OidIsValid(schema) ? get_relname_relid(known.name, schema) : InvalidOid;
+	}
+	return known.oid;
 }
 
 Oid
-relation_named(const char *name)
+find_or_raise(known_relation &known)
 {
-	Oid relation = find_relation(name);
+	Oid relation = find(known);
 
 	if (!OidIsValid(relation))
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("relation \"pglock.%s\" does not exist", name),
+						errmsg("relation \"pglock.%s\" does not exist", known.name),
 						errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the extension "
 								"again.")));
 	return relation;
+}
+
+/* The table, locked: one that was dropped before it was locked is looked up again. */
+Relation
+open_table()
+{
+	Relation opened;
+
+	while ((opened = try_relation_open(find_or_raise(table), RowExclusiveLock)) == nullptr)
+		table.oid = InvalidOid;
+	return opened;
 }
 
 lease_row *
@@ -102,10 +141,10 @@ constexpr size_t fixed_size = offsetof(lease_row, slot) + sizeof(lease_row::slot
 class index_scan
 {
   public:
-	index_scan(Relation relation, const char *index_name)
+	index_scan(Relation relation, known_relation &by)
 	{
 		of = relation;
-		index = index_open(relation_named(index_name), AccessShareLock);
+		index = index_open(find_or_raise(by), AccessShareLock);
 	}
 
 	/* The next column of the index is to be equal. */
@@ -157,14 +196,14 @@ static_assert(std::is_trivially_destructible_v<index_scan>);
 bool
 lease_rows::is_at_hand()
 {
-	Oid relation = find_relation("lease_rows");
+	Oid relation = find(table);
 
 	return OidIsValid(relation) && ConditionalLockRelationOid(relation, RowExclusiveLock);
 }
 
 lease_rows::lease_rows()
 {
-	relation = relation_open(relation_named("lease_rows"), RowExclusiveLock);
+	relation = open_table();
 }
 
 void
@@ -212,7 +251,7 @@ lease_rows::newest(int64 key_id, int32 slot)
 {
 	found_lease found = {};
 	version kind = version::removed;
-	index_scan scan(relation, "lease_rows_by_key");
+	index_scan scan(relation, by_key);
 
 	scan.where(F_INT8EQ, Int64GetDatum(key_id));
 	scan.where(F_INT4EQ, Int32GetDatum(slot));
@@ -238,7 +277,7 @@ lease_rows::of_token(int64 token)
 {
 	found_lease found = {};
 	version kind;
-	index_scan scan(relation, "lease_rows_by_token");
+	index_scan scan(relation, by_token);
 
 	scan.where(F_INT8EQ, Int64GetDatum(token));
 	scan.begin();
@@ -298,7 +337,7 @@ lease_rows::show(const ItemPointerData &at)
 void
 lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), void *argument)
 {
-	index_scan scan(relation, "lease_rows_by_key");
+	index_scan scan(relation, by_key);
 
 	scan.where(F_INT8EQ, Int64GetDatum(key_id));
 	scan.begin();
