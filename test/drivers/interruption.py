@@ -45,7 +45,7 @@ class Race:
             if self.stopped:
                 os.kill(int(session), signal.SIGSTOP)
             # when the exception has gone: it keeps a generator that it has left suspended, until then
-            if self.is_interrupted(random.uniform(0, longest)):
+            if self.is_interrupted(longest if self.stopped else random.uniform(0, longest)):
                 self.interrupted += 1
                 self.look(session)
             elif self.bare:

@@ -14,7 +14,8 @@
 #                                     takes the lock `raced` by the recipe, or by its statement alone if MANNER is
 #                                     bare, and is interrupted within that time: "interrupted", how many times it
 #                                     was, how many locks were left, and how many connections were closed. If MANNER
-#                                     is stopped it stops its session first, which the test has to let go on
+#                                     is stopped it stops its session first, which the test has to let go on, and is
+#                                     interrupted after that time
 #   give_up KEY                       takes the lock by the recipe, and gives up when the signal USR2 comes, or by a
 #                                     timeout of the driver's: "gave up", and the session that it was left with, if
 #                                     it has another one now
