@@ -198,7 +198,9 @@ lease_rows::is_at_hand()
 {
 	Oid relation = find(table);
 
-	return OidIsValid(relation) && ConditionalLockRelationOid(relation, RowExclusiveLock);
+	/* that it was dropped may become known when it is locked */
+	return OidIsValid(relation) && ConditionalLockRelationOid(relation, RowExclusiveLock) &&
+		   find(table) == relation;
 }
 
 lease_rows::lease_rows()
