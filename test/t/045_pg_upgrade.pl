@@ -1,4 +1,5 @@
-# pg_upgrade takes the extension along: what belongs to it, who may use it, and the bound of its tokens.
+# pg_upgrade takes the extension along: what belongs to it, who may use it, the bound of its tokens, and
+# the leases.
 #
 # From the PostgreSQL that is tested to itself, and from those in the folders of UPGRADE_FROM, which have the
 # extension, too: /usr/lib/postgresql/15.
@@ -42,6 +43,7 @@ GRANT EXECUTE ON FUNCTION pglock.release_all() TO app;
 END
 	$old->safe_psql('changed', "SELECT setval('pglock.tokens', " . FAR . ')');
 
+	my $lease = $old->safe_psql('postgres', "SELECT pglock.acquire_lease('kept', '1h', holder => 'me')");
 	my %last = map { $_ => draw($old, $_) } 'postgres', 'changed';
 
 	$old->stop;
@@ -65,6 +67,8 @@ END
 	{
 		cmp_ok(draw($new, $database), '>', $last{$database}, "$title: the next token is greater, in $database");
 	}
+	is($new->safe_psql('postgres', "SELECT pglock.holds_lease('kept', $lease), holder, pglock.try_lease('kept') IS NULL,
+		pglock.renew_lease('kept', $lease), pglock.release_lease('kept', $lease) FROM pglock.leases"), 't|me|t|t|t', '... a lease is still held');
 	is($new->safe_psql('changed', "SELECT has_function_privilege('app', 'pglock.release_all()', 'execute'),
 		has_function_privilege('pg_monitor', 'pglock.release_all()', 'execute')"), 't|f', '... privileges are those that were given');
 	$new->safe_psql('postgres', "CREATE DATABASE fresh");
