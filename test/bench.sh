@@ -22,7 +22,7 @@ main() {
 	prepare
 	build_and_install
 	build_client
-	start_server 'max_connections = 50' 'autovacuum = off' 'max_parallel_workers_per_gather = 0' \
+	start_server 'max_connections = 150' 'autovacuum = off' 'max_parallel_workers_per_gather = 0' \
 		"shared_preload_libraries = 'postgres_lock'" 'max_locks_per_transaction = 2000'
 	query -c 'CREATE EXTENSION postgres_lock' \
 		-c "CREATE TABLE names AS SELECT 'key:' || n AS name FROM generate_series(1, 200000) n" \

@@ -10,9 +10,10 @@ leases() {
 	flushes
 	beside_etcd 1 1.3
 	beside_etcd 4 3.5
-	query -o /dev/null -c 'ALTER SYSTEM RESET fsync' -c 'SELECT pg_reload_conf()'
-	hand_overs 10 0.67
-	hand_overs 40 0.5
+	query -o /dev/null -c 'ALTER SYSTEM RESET fsync' -c 'SELECT pg_reload_conf()' \
+		-c 'CREATE TABLE handed (got numeric, gave numeric)'
+	hand_overs 10 1.5
+	hand_overs 100 2
 	old_snapshot
 }
 
@@ -85,11 +86,25 @@ end_snapshot() {
 	wait "$snapshot_PID"
 }
 
-# hand_overs CLIENTS BAR: of one key
+# hand_overs WAITERS BAR: from before a release until the next in the queue has an answer, the median
 hand_overs() {
-	cycle "'contended'" >"$work/ours"
-	printf '%s\n' "SELECT pglock.acquire('contended');" "SELECT pglock.release('contended');" >"$work/builtin"
-	compare "lease of one key, $1 clients, to acquire + release" "$1" "$pairs" ">= $2" -
+	local ours builtin ratio
+	measure "$pairs" "hand_over $(($1 + 1))" "SELECT pglock.acquire_lease('contended') AS token
+		SELECT pglock.release_lease('contended', :token);" "SELECT pglock.acquire('contended') AS token
+		SELECT pglock.release('contended');"
+	read -r ours builtin ratio < <(median_pair)
+	row "handing over a lease, $1 waiters, to a lock" ms "$ours" "$builtin" "$ratio" "<= $2" -
+}
+
+# hand_over CLIENTS STATEMENTS: that take and give back, a line each
+hand_over() {
+	local now="SELECT extract(epoch FROM clock_timestamp()) * 1000 AS"
+	query -c 'TRUNCATE handed'
+	printf '%s\n' "$(sed -n 1p <<<"$2") \\gset" "$now got \\gset" '\sleep 1 ms' "$now gave \\gset" \
+		"$(sed -n 2p <<<"$2")" 'INSERT INTO handed VALUES (:got, :gave);' >"$work/cycle"
+	pgbench -n -c "$1" -j 2 -T "$seconds" -f "$work/cycle" &>"$work/pgbench" || die "pgbench failed: $(cat "$work/pgbench")"
+	query -c "SELECT round(percentile_cont(0.5) WITHIN GROUP (ORDER BY got - before)::numeric, 3)
+		FROM (SELECT got, lag(gave) OVER (ORDER BY got) AS before FROM handed) AS pairs"
 }
 
 # How fast leases of one key follow each other while an old snapshot keeps all dead rows: the end to the beginning.
@@ -134,7 +149,7 @@ rate_of() {
 }
 
 start_etcd() {
-	has etcd || return 1
+	has etcd >/dev/null || return 1
 	etcd --data-dir "$work/etcd" --listen-client-urls "http://127.0.0.1:$etcd_port" \
 		--advertise-client-urls "http://127.0.0.1:$etcd_port" --listen-peer-urls "http://127.0.0.1:$((etcd_port + 1))" \
 		--initial-advertise-peer-urls "http://127.0.0.1:$((etcd_port + 1))" \
@@ -150,7 +165,7 @@ start_etcd() {
 
 stop_etcd() {
 	kill "$etcd_pid"
-	wait "$etcd_pid" || true
+	wait "$etcd_pid" 2>/dev/null || true
 	rm -rf "$work/etcd"
 }
 
