@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <postgres_lock/detail/blocking_hold.hpp>
 #include <postgres_lock/detail/protocol.hpp>
 
 #include "fake.hpp"
@@ -557,7 +558,7 @@ TEST_F(Protocol, DoesNotPassOverATransactionThatIsBusy)
 {
 	connection.status = transaction_status::open;
 
-	hold wanted(connection, {"a"}, {.scope = pglock::scope::transaction});
+	pglock::detail::blocking_hold wanted(connection, {"a"}, {.scope = pglock::scope::transaction});
 
 	EXPECT_EQ(take(wanted), outcome::taken);
 	connection.status = transaction_status::busy;
@@ -565,7 +566,7 @@ TEST_F(Protocol, DoesNotPassOverATransactionThatIsBusy)
 	pglock::detail::restitution all(wanted, true);
 
 	EXPECT_THROW(drive(all), pglock::error);
-	EXPECT_TRUE(wanted.has_levels());
+	EXPECT_EQ(wanted.levels(), 1U);
 	EXPECT_THROW(wanted.handle_error(), pglock::error);
 }
 

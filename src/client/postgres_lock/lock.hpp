@@ -14,8 +14,11 @@
 #include <vector>
 
 #include "connection.hpp"
+#include "detail/blocking_hold.hpp"
 #include "detail/guarded.hpp"
-#include "detail/hold.hpp"
+#include "detail/refusal.hpp"
+#include "detail/request.hpp"
+#include "detail/statements.hpp"
 #include "detail/timed.hpp"
 #include "error.hpp"
 #include "key.hpp"
@@ -146,7 +149,7 @@ class lock
 		return hold_.take(time);
 	}
 
-	detail::hold hold_;
+	detail::blocking_hold hold_;
 	detail::wait_time timeout_;
 };
 
@@ -184,7 +187,7 @@ class [[nodiscard]] guard
 	/// The same.
 	[[nodiscard]] guard(connection_ref connection, std::vector<key> keys,
 						const options &options = {})
-		: hold_(std::make_unique<detail::hold>(connection, std::move(keys), options))
+		: hold_(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options))
 	{
 		if (!held().take(options.timeout))
 			detail::throw_timeout(held().keys().front());
@@ -228,7 +231,7 @@ class [[nodiscard]] guard
 	}
 
   private:
-	[[nodiscard]] detail::hold &
+	[[nodiscard]] detail::blocking_hold &
 	held()
 	{
 		if (!hold_.get())
@@ -236,7 +239,7 @@ class [[nodiscard]] guard
 		return *hold_.get();
 	}
 
-	detail::guarded<std::unique_ptr<detail::hold>> hold_;
+	detail::guarded<std::unique_ptr<detail::blocking_hold>> hold_;
 };
 
 /// A mutex with a name, shared by all sessions of a database. Meets the standard's requirements
@@ -310,7 +313,7 @@ class mutex
 	}
 
   private:
-	[[nodiscard]] detail::hold &
+	[[nodiscard]] detail::blocking_hold &
 	checked(const detail::wait_time &time)
 	{
 		hold_.expect(time);
@@ -319,7 +322,7 @@ class mutex
 		return hold_;
 	}
 
-	detail::hold hold_;
+	detail::blocking_hold hold_;
 	detail::wait_time timeout_;
 };
 
@@ -381,7 +384,7 @@ class shared_mutex : public mutex
 		return options;
 	}
 
-	detail::hold shared_;
+	detail::blocking_hold shared_;
 	detail::wait_time timeout_;
 };
 } // namespace pglock

@@ -11,8 +11,9 @@
 
 #include "../key.hpp"
 #include "../options.hpp"
+#include "answer.hpp"
+#include "blocking_hold.hpp"
 #include "channel.hpp"
-#include "hold.hpp"
 #include "interruption.hpp"
 #include "request.hpp"
 
@@ -98,7 +99,7 @@ struct async_hold
 		interruption.wake();
 	}
 
-	detail::hold hold;
+	blocking_hold hold;
 	detail::channel channel;
 	detail::interruption interruption;
 	wait_time timeout;
@@ -132,7 +133,7 @@ class usage
 			return;
 		// destroyed before its end: nobody would read the answer, which may be a lock
 		if (is_open_ && is_usable())
-			of_->channel.shut_down();
+			shut_down(of_->channel.connection());
 		close_channel();
 		if (--of_->operations == 0 && of_->is_abandoned)
 			of_->hold.end(of_->is_ended_by_error);
@@ -167,7 +168,7 @@ class usage
 	[[nodiscard]] bool
 	is_usable() const noexcept
 	{
-		return of_->hold.session()->alive && of_->channel.is_ours();
+		return of_->hold.session()->alive && of_->hold.session()->is_ours();
 	}
 
 	async_hold *of_;

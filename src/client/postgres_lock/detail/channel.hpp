@@ -7,7 +7,6 @@
 #include <libpq-events.h>
 #include <libpq-fe.h>
 #include <new>
-#include <sys/socket.h>
 #include <system_error>
 #include <unistd.h>
 #include <utility>
@@ -80,16 +79,8 @@ class channel
 			close_socket();
 			throw std::bad_alloc();
 		}
-		process_ = getpid();
 		was_nonblocking_ = PQisnonblocking(&connection_) != 0;
 		PQsetnonblocking(&connection_, 1);
-	}
-
-	/// A process that has been forked meanwhile must not touch the connection of its parent.
-	[[nodiscard]] bool
-	is_ours() const noexcept
-	{
-		return process_ == getpid();
 	}
 
 	/// Before the connection is used by others.
@@ -204,16 +195,6 @@ class channel
 		socket_.cancel(ignored);
 	}
 
-	/// Ends the connection, whatever the server does, so that its session ends when it hears of
-	/// that. libpq knows it then, and whoever uses the connection is told.
-	void
-	shut_down() noexcept
-	{
-		::shutdown(PQsocket(&connection_), SHUT_RDWR);
-		while (PQstatus(&connection_) == CONNECTION_OK && PQconsumeInput(&connection_) != 0)
-			;
-	}
-
 	/// What to wait for until is_done() may be true.
 	[[nodiscard]] asio::posix::stream_descriptor::wait_type
 	next_event() const noexcept
@@ -254,7 +235,6 @@ class channel
 	result_ptr result_;
 	reply overheard_;
 	std::exception_ptr overheard_failure_;
-	pid_t process_ = 0;
 	bool is_overheard_ = false;
 	bool is_reading_ = false;
 	bool was_nonblocking_ = false;

@@ -1,18 +1,14 @@
-// hold.hpp: one object's possession of a lock, or of several together; what all public classes
-// share.
+// hold.hpp: one object's possession of a lock, or of several together: its books, and what is to be
+// sent. Who drives it sends that: blocking_hold.hpp, or the machines of protocol.hpp.
 #pragma once
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cstdint>
-#include <exception>
 #include <memory>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,48 +16,13 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
+#include "refusal.hpp"
 #include "request.hpp"
 #include "session.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
 {
-[[noreturn]] inline void
-throw_would_deadlock(const key &key)
-{
-	throw std::system_error(std::make_error_code(std::errc::resource_deadlock_would_occur),
-							"lock \"" + key.text() + "\" is held on this connection");
-}
-
-[[noreturn]] inline void
-throw_held_by_this(const key &key)
-{
-	throw acquire_error("lock \"" + key.text() + "\" is held by this object");
-}
-
-[[noreturn]] inline void
-throw_busy(const key &key)
-{
-	throw error("the connection of lock \"" + key.text() + "\" is busy with another command");
-}
-
-[[noreturn]] inline void
-throw_timeout(const key &key)
-{
-	throw timeout_error("could not acquire lock \"" + key.text() + "\" in time", "55P03");
-}
-
-/// Throws if nothing may be sent over the session's connection.
-inline void
-check_session(const session &session, const key &key)
-{
-	if (!session.is_ours())
-		throw connection_lost("the connection of lock \"" + key.text() +
-							  "\" belongs to the process that this one was forked from");
-	if (!session.alive)
-		throw connection_lost("the connection of lock \"" + key.text() + "\" is closed");
-}
-
 /// Possession of one lock, or of several that are taken and released together, in one mode and
 /// scope. It does not move: the session knows where it is.
 class hold
@@ -70,8 +31,7 @@ class hold
 	hold(connection_ref connection, std::vector<key> keys, const options &options)
 		: connection_(connection), session_(connection.session()), keys_(std::move(keys)),
 		  scope_(options.scope.value_or(connection.default_scope())), shared_(options.shared),
-		  rollback_on_error_(options.rollback_on_error), statements_(options.statements),
-		  grace_(options.grace), is_in_time_(options.timeout.has_value())
+		  rollback_on_error_(options.rollback_on_error), statements_(options.statements)
 	{
 		if (keys_.empty())
 			throw std::invalid_argument("there is no key");
@@ -86,129 +46,7 @@ class hold
 
 	~hold()
 	{
-		end(false);
-	}
-
-	/// The wait that comes next, which says how long the server may take to answer.
-	void
-	expect(const wait_time &time) noexcept
-	{
-		is_in_time_ = time.has_value();
-	}
-
-	/// Takes one level more. False: the time passed. If it throws, nothing was taken.
-	[[nodiscard]] bool
-	take(const wait_time &time)
-	{
-		transaction_status status = ready_to_take();
-
-		expect(time);
-		settle();
-		(void)checked_depth();
-		for (const key &each : keys_)
-			check_conflicts(connection_, *session_, each, shared_, answer_limit(), this);
-		enter();
-
-		bool taken = false;
-
-		try
-		{
-			taken = ask(take_request(time, status), answer_limit(time));
-		}
-		catch (...)
-		{
-			taken_back();
-			throw;
-		}
-		if (taken)
-			granted();
-		else
-			taken_back();
-		return taken;
-	}
-
-	/// Gives one level back. False: there was none, or its transaction keeps it.
-	bool
-	give_back()
-	{
-		if (!is_to_be_released())
-			return false;
-		check_not_busy();
-		try
-		{
-			released(run(release_request(), answer_limit()));
-		}
-		catch (const connection_lost &)
-		{
-			forget();
-			throw;
-		}
-		try
-		{
-			settle();
-		}
-		catch (const std::exception &)
-		{
-			// it is owed still, and the handler has been told
-		}
-		return true;
-	}
-
-	/// Rolls back what is open if that is wanted, and gives all levels back. True: there were some.
-	bool
-	handle_error()
-	{
-		bool released = false;
-
-		if (rolls_back())
-			connection_.rollback(answer_limit());
-		while (depth_ > 0)
-			released = give_back() || released;
-		return released;
-	}
-
-	/// The end of possession where nothing can be thrown. A transaction that has failed is rolled
-	/// back, and after an error that ended a guard so is an open one. What can't be released is
-	/// owed. In another process it is only forgotten.
-	void
-	end(bool by_error) noexcept
-	{
-		if (depth_ == 0)
-			return;
-		if (session_->is_ours())
-			try
-			{
-				roll_back_failed();
-				if (by_error && rolls_back())
-					connection_.rollback(answer_limit());
-				while (depth_ > 0)
-					give_back();
-			}
-			catch (const std::exception &failure)
-			{
-				release_failed(failure, depth_);
-			}
 		forget();
-	}
-
-	/// As end(), but of one level.
-	void
-	end_level() noexcept
-	{
-		unsigned kept = depth_ > 0 ? depth_ - 1 : 0;
-
-		if (kept == 0 || !session_->is_ours())
-			return end(false);
-		try
-		{
-			roll_back_failed();
-			give_back();
-		}
-		catch (const std::exception &failure)
-		{
-			release_failed(failure, depth_ - std::min(depth_, kept));
-		}
-		depth_ = std::min(depth_, kept);
 	}
 
 	/// The levels held, as far as that can be known without a round trip.
@@ -217,34 +55,6 @@ class hold
 	{
 		return depth_ == 0 || lost() || (ends_with_transaction() && is_transaction_over()) ? 0
 																						   : depth_;
-	}
-
-	/// The same, but the server is asked where our books may be behind.
-	[[nodiscard]] unsigned
-	checked_depth()
-	{
-		return checked_depth(connection_, answer_limit());
-	}
-
-	/// By another way to the same session: our own may be a transaction object that has ended.
-	[[nodiscard]] unsigned
-	checked_depth(connection_ref asked, const deadline &until)
-	{
-		const char *values[] = {name().c_str()};
-
-		if (may_be_over() &&
-			(depth() == 0 || asked.execute(held_statement.text, values, until) != "t"))
-			forget();
-		return depth();
-	}
-
-	/// Asks the server for a number that it knows of a key.
-	[[nodiscard]] std::int64_t
-	number(const statement &what, const key &of)
-	{
-		(void)ready();
-		settle();
-		return number_of(run({what, {of.text().c_str()}}, answer_limit()));
 	}
 
 	[[nodiscard]] static std::int64_t
@@ -275,14 +85,23 @@ class hold
 		return shared_;
 	}
 
-	// What an operation is made of. Those above are for connections that wait for each answer.
-
 	/// Throws if no statement can be sent.
 	transaction_status
 	ready() const
 	{
 		check_session(*session_, keys_.front());
 		return check_not_busy();
+	}
+
+	/// Throws if a command is under way.
+	transaction_status
+	check_not_busy() const
+	{
+		transaction_status status = connection_.status();
+
+		if (status == transaction_status::busy)
+			throw_busy(keys_.front());
+		return status;
 	}
 
 	/// Throws if the lock can't be taken here.
@@ -310,16 +129,6 @@ class hold
 		});
 
 		return found != last ? found->second : nullptr;
-	}
-
-	/// Throws if there is one. Asks the server where our books may be behind.
-	static void
-	check_conflicts(connection_ref connection, const detail::session &session, const key &wanted,
-					bool shared, const deadline &until, const hold *self = nullptr)
-	{
-		while (hold *other = conflict(session, wanted, shared, self))
-			if (other->checked_depth(connection, until) > 0)
-				throw_would_deadlock(wanted);
 	}
 
 	/// What gives back a level that an object which has ended could not, if there is one; then
@@ -352,10 +161,11 @@ class hold
 		return scope_ == scope::transaction;
 	}
 
-	[[nodiscard]] bool
-	has_levels() const noexcept
+	/// Those that the books have, though the connection may be lost or the transaction over.
+	[[nodiscard]] unsigned
+	levels() const noexcept
 	{
-		return depth_ > 0;
+		return depth_;
 	}
 
 	/// May the transaction that keeps the lock have ended without our hearing of it?
@@ -467,13 +277,15 @@ class hold
 			leave();
 	}
 
-	/// Whatever was held is not any more.
+	/// Whatever was held above these levels is not any more.
 	void
-	forget() noexcept
+	forget(unsigned kept = 0) noexcept
 	{
-		if (depth_ > 0)
+		if (depth_ <= kept)
+			return;
+		depth_ = kept;
+		if (kept == 0)
 			leave();
-		depth_ = 0;
 	}
 
 	/// Is there a transaction to be rolled back before a release after an error? Throws if that
@@ -483,6 +295,14 @@ class hold
 	{
 		return rollback_on_error_ && session_->alive && session_->is_ours() &&
 			   check_not_busy() != transaction_status::idle;
+	}
+
+	/// Is there one that has failed? It stands in the way of any release.
+	[[nodiscard]] bool
+	rolls_back_failed() const noexcept
+	{
+		return rollback_on_error_ && session_->alive &&
+			   connection_.status() == transaction_status::failed;
 	}
 
 	[[nodiscard]] const connection_ref &
@@ -504,15 +324,6 @@ class hold
 	}
 
   private:
-	/// A transaction that has failed stands in the way of a release.
-	void
-	roll_back_failed() const
-	{
-		if (rollback_on_error_ && session_->alive &&
-			connection_.status() == transaction_status::failed)
-			connection_.rollback(answer_limit());
-	}
-
 	/// May nothing be held any more, as far as that can be known without asking?
 	[[nodiscard]] bool
 	is_transaction_over() const noexcept
@@ -521,84 +332,10 @@ class hold
 			   connection_.status() == transaction_status::idle;
 	}
 
-	/// By when the server has to answer what it can answer after that wait.
-	[[nodiscard]] deadline
-	answer_limit(const wait_time &time) const
-	{
-		if (!time)
-			return {};
-		return std::chrono::steady_clock::now() + milliseconds(*time) + milliseconds(grace_);
-	}
-
-	/// The same for what needs no wait.
-	[[nodiscard]] deadline
-	answer_limit() const
-	{
-		return answer_limit(is_in_time_ ? wait_time(milliseconds::zero()) : wait_time());
-	}
-
-	void
-	settle()
-	{
-		detail::settle(connection_, *session_, statements_, answer_limit());
-	}
-
-	/// Tells of a failure, after which the session still has these levels unless it is lost. If
-	/// there is no memory to remember them by, they are held as long as it lives.
-	void
-	release_failed(const std::exception &failure, unsigned levels) noexcept
-	{
-		report_release_failure(keys_.front(), failure);
-		if (ends_with_transaction() || dynamic_cast<const connection_lost *>(&failure) != nullptr)
-			return;
-		try
-		{
-			for (; levels > 0; levels--)
-				for (const key &each : keys_)
-					session_->owed.push_back({each.text(), shared_});
-		}
-		catch (const std::bad_alloc &)
-		{
-		}
-	}
-
 	[[nodiscard]] const std::string &
 	name() const noexcept
 	{
 		return keys_.front().text();
-	}
-
-	transaction_status
-	check_not_busy() const
-	{
-		transaction_status status = connection_.status();
-
-		if (status == transaction_status::busy)
-			throw_busy(keys_.front());
-		return status;
-	}
-
-	/// Asks for a level. False: the time passed.
-	[[nodiscard]] bool
-	ask(const request &asked, const deadline &until)
-	{
-		try
-		{
-			return is_granted(asked, run(asked, until));
-		}
-		catch (const error &failure)
-		{
-			if (!is_own_timeout(asked, failure))
-				throw;
-			return false;
-		}
-	}
-
-	[[nodiscard]] reply
-	run(const request &asked, const deadline &until)
-	{
-		return detail::run(connection_, *session_, statements_, asked.what(), asked.values(),
-						   until);
 	}
 
 	void
@@ -624,9 +361,6 @@ class hold
 	bool shared_;
 	bool rollback_on_error_;
 	pglock::statements statements_;
-	time_limit grace_;
-	/// Was a time given to the last wait?
-	bool is_in_time_;
 	unsigned depth_ = 0;
 	/// How many transactions of the session had ended when the first level was taken.
 	unsigned transaction_ = 0;

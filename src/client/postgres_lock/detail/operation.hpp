@@ -16,6 +16,7 @@
 
 #include "../error.hpp"
 #include "../key.hpp"
+#include "answer.hpp"
 #include "async_hold.hpp"
 #include "protocol.hpp"
 #include "watch.hpp"
@@ -193,7 +194,7 @@ template <typename Machine, typename Finish> class operation
 	{
 		if (give_up_at_ && clock::now() >= *give_up_at_)
 		{
-			of_->channel.shut_down();
+			shut_down(of_->channel.connection());
 			is_given_up_ = true;
 			throw connection_lost("the server did not answer a cancelled operation");
 		}
@@ -210,7 +211,7 @@ template <typename Machine, typename Finish> class operation
 			failure = std::make_exception_ptr(
 				std::system_error(make_error_code(asio::error::operation_aborted)));
 		else if (is_sent_)
-			of_->channel.shut_down();
+			shut_down(of_->channel.connection());
 		failure_ = std::move(failure);
 	}
 

@@ -13,6 +13,7 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "hold.hpp"
+#include "refusal.hpp"
 #include "request.hpp"
 #include "statements.hpp"
 
@@ -385,7 +386,7 @@ class restitution : public uninterruptible
 				(void)hold_.ready();
 				return hold_.release_request();
 			}
-			if (!is_after_error_ || !hold_.has_levels())
+			if (!is_after_error_ || hold_.levels() == 0)
 				step_ = step::done;
 		}
 		return {};

@@ -4,7 +4,7 @@
 #include <chrono>
 
 #include "../options.hpp"
-#include "hold.hpp"
+#include "blocking_hold.hpp"
 
 namespace pglock::detail
 {
@@ -15,7 +15,7 @@ using wide_milliseconds = std::chrono::duration<long double, std::milli>;
 /// that of the server, so the clock has the last word.
 template <typename Left>
 [[nodiscard]] bool
-take_while(hold &wanted, Left left)
+take_while(blocking_hold &wanted, Left left)
 {
 	wide_milliseconds time = left();
 
@@ -30,7 +30,7 @@ take_while(hold &wanted, Left left)
 
 template <typename Rep, typename Period>
 [[nodiscard]] bool
-take_for(hold &wanted, const std::chrono::duration<Rep, Period> &time)
+take_for(blocking_hold &wanted, const std::chrono::duration<Rep, Period> &time)
 {
 	auto start = std::chrono::steady_clock::now();
 
@@ -42,7 +42,7 @@ take_for(hold &wanted, const std::chrono::duration<Rep, Period> &time)
 
 template <typename Clock, typename Duration>
 [[nodiscard]] bool
-take_until(hold &wanted, const std::chrono::time_point<Clock, Duration> &time)
+take_until(blocking_hold &wanted, const std::chrono::time_point<Clock, Duration> &time)
 {
 	return take_while(wanted, [&] {
 		return wide_milliseconds(time.time_since_epoch()) -
