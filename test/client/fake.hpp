@@ -22,6 +22,7 @@ struct connection
 
 	pglock::transaction_status status = pglock::transaction_status::idle;
 	bool lost = false;
+	bool closed = false;
 	pglock::session_memory memory;
 
 	void
@@ -100,6 +101,12 @@ template <> struct pglock::connection_traits<fake::connection> : fake::plain_tra
 	lost(fake::connection &asked) noexcept
 	{
 		return asked.lost;
+	}
+
+	static void
+	close(fake::connection &of) noexcept
+	{
+		of.closed = of.lost = true;
 	}
 
 	static session_memory &

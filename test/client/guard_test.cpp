@@ -345,6 +345,46 @@ TEST_F(Guard, AReleaseBringsTheOthersAlong)
 	EXPECT_EQ(connection.asked()[0], release + "b");
 }
 
+TEST_F(Guard, ARefusedReleaseClosesTheConnection)
+{
+	{
+		guard refused(connection, "a");
+
+		connection.fail("42501");
+	}
+	EXPECT_TRUE(connection.closed);
+	EXPECT_EQ(heard.all().size(), 1u);
+	EXPECT_TRUE(connection.memory.session()->owed.empty());
+}
+
+TEST_F(Guard, WhatMayBeReleasedLaterDoesNotCloseTheConnection)
+{
+	for (const char *sqlstate : {"57014", "25P02", "26000", ""})
+	{
+		guard kept(connection, "a", {.rollback_on_error = false});
+
+		connection.fail(sqlstate);
+	}
+	EXPECT_FALSE(connection.closed);
+	EXPECT_EQ(heard.all().size(), 4u);
+	{
+		guard thrown(connection, "b");
+
+		connection.asked();
+		connection.fail("42501");
+		EXPECT_THROW(thrown.unlock(), pglock::error);
+		EXPECT_FALSE(connection.closed) << "the program knows";
+	}
+	EXPECT_EQ(connection.asked().size(), 2u) << "and the guard has tried again";
+	EXPECT_FALSE(connection.closed);
+	{
+		guard released_by_others(connection, "c");
+
+		connection.answer("f");
+	}
+	EXPECT_FALSE(connection.closed);
+}
+
 TEST_F(Guard, NothingIsOwedWhereNothingIsHeld)
 {
 	{

@@ -25,6 +25,29 @@ template <typename Way> class ReleaseByHand : public Failure<Way>
 };
 
 TYPED_TEST_SUITE(ReleaseByHand, server::ways_to_release, server::way_names);
+
+/// As long as it lives, a role that may not release.
+class powerless_role
+{
+  public:
+	powerless_role()
+	{
+		administrator_.query("CREATE ROLE powerless");
+		administrator_.query("REVOKE USAGE ON SCHEMA pglock FROM PUBLIC");
+	}
+
+	powerless_role(const powerless_role &) = delete;
+	powerless_role &operator=(const powerless_role &) = delete;
+
+	~powerless_role()
+	{
+		administrator_.query("GRANT USAGE ON SCHEMA pglock TO PUBLIC");
+		administrator_.query("DROP ROLE powerless");
+	}
+
+  private:
+	server::libpq_session administrator_;
+};
 } // namespace
 
 TYPED_TEST(Failure, ACancelledWaitHoldsNothingAndCanBeRepeated)
@@ -253,4 +276,20 @@ TYPED_TEST(Failure, AnExceptionWithinAnotherRollsBackToo)
 	}
 	EXPECT_TRUE(server::is_free("cleaning"));
 	EXPECT_EQ(place.query("SELECT to_regclass('half_cleaned') IS NULL"), "t");
+}
+
+TYPED_TEST(ReleaseByHand, WhatTheServerRefusesToReleaseIsFreeAllTheSame)
+{
+	powerless_role role;
+	typename TestFixture::place place;
+	{
+		pglock::guard guard(place.ref(), "refused");
+
+		place.query("SET ROLE powerless");
+		EXPECT_THROW(guard.unlock(), pglock::error);
+		EXPECT_FALSE(server::is_free("refused")) << "the guard still has it";
+	}
+	EXPECT_EQ(this->heard.all().size(), 1u);
+	EXPECT_TRUE(server::soon([] { return server::is_free("refused"); }));
+	EXPECT_TRUE(place.ref().lost());
 }

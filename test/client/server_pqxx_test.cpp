@@ -174,3 +174,21 @@ TEST_F(Pqxx, DeadlocksAndTimeoutsAreTold)
 	EXPECT_THROW(pglock::guard late(work, "a", {.timeout = 1ms}), pglock::timeout_error);
 	EXPECT_NO_THROW(work.exec("SELECT 1"));
 }
+
+TEST_F(Pqxx, ErrorsHaveTheServersSqlstate)
+{
+	for (const std::string sqlstate :
+		 {"22023", "25001", "40001", "40P01", "42501", "42601", "42883", "53100", "53200", "53400",
+		  "54000", "55000", "55P03", "57014"})
+		try
+		{
+			pglock::connection_ref(connection)
+				.execute(("DO $$BEGIN RAISE 'as told' USING ERRCODE = '" + sqlstate + "'; END$$")
+							 .c_str());
+			ADD_FAILURE() << sqlstate;
+		}
+		catch (const pglock::error &failure)
+		{
+			EXPECT_EQ(failure.sqlstate(), sqlstate);
+		}
+}

@@ -54,6 +54,10 @@ using deadline = std::optional<std::chrono::steady_clock::time_point>;
 /// `bool lost(T &) noexcept`: is the connection known to be dead? Without a round trip. Otherwise
 /// no.
 ///
+/// `void close(T &) noexcept`: closes the connection, so that the server ends the session. The
+/// object stays, and says that it is lost. Asked for when the server has refused to release a lock
+/// whose object has ended. Otherwise the session keeps that until the library can release it.
+///
 /// `scope default_scope(T &) noexcept`: otherwise `scope::session`.
 ///
 /// `session_memory &memory(T &)`: a member of the connection. It lets locks know when the
@@ -100,6 +104,15 @@ concept tells_loss = requires(T &connection)
 		Traits::lost(connection)
 	}
 	noexcept->std::same_as<bool>;
+};
+
+template <typename Traits, typename T>
+concept can_close = requires(T &connection)
+{
+	{
+		Traits::close(connection)
+	}
+	noexcept;
 };
 
 template <typename Traits, typename T>
@@ -153,6 +166,8 @@ struct operations
 	transaction_status (*status)(void *) noexcept;
 	void (*rollback)(void *, const deadline &);
 	bool (*lost)(void *) noexcept;
+	/// null if the library can't
+	void (*close)(void *) noexcept;
 	scope (*default_scope)(void *) noexcept;
 	std::shared_ptr<session> (*session_of)(void *);
 	/// null if nothing can be prepared
@@ -188,6 +203,10 @@ make_operations() noexcept
 		else
 			return false;
 	};
+	if constexpr (can_close<Traits, T>)
+		made.close = [](void *connection) noexcept {
+			Traits::close(*static_cast<T *>(connection));
+		};
 	made.default_scope = []([[maybe_unused]] void *connection) noexcept {
 		if constexpr (has_default_scope<Traits, T>)
 			return Traits::default_scope(*static_cast<T *>(connection));
@@ -284,6 +303,16 @@ class connection_ref
 	lost() const noexcept
 	{
 		return operations_->lost(connection_);
+	}
+
+	/// False: nothing was done, as that is not known of the connection's type.
+	bool
+	close() const noexcept
+	{
+		if (operations_->close == nullptr)
+			return false;
+		operations_->close(connection_);
+		return true;
 	}
 
 	[[nodiscard]] scope

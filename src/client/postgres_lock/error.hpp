@@ -108,8 +108,9 @@ throw_error(std::string_view sqlstate, const std::string &message)
 }
 
 /// Is told of locks that could not be released where no exception can be thrown: in destructors and
-/// in `unlock()`. Unless the connection is lost the session still holds the lock, until an object
-/// takes or releases a lock on the connection: that first releases what could not be.
+/// in `unlock()`. If the server has refused that, the connection is closed. Otherwise, unless it is
+/// lost, the session still holds the lock, until an object takes or releases a lock on the
+/// connection: that first releases what could not be.
 using release_failure_handler = std::function<void(const key &, const std::exception &)>;
 
 namespace detail

@@ -199,6 +199,12 @@ template <> struct connection_traits<PGconn>
 			   detail::is_socket_closed(PQsocket(&connection));
 	}
 
+	static void
+	close(PGconn &connection) noexcept
+	{
+		detail::shut_down(connection);
+	}
+
 	static session_memory &
 	memory(PGconn &connection)
 	{

@@ -11,6 +11,7 @@
 #include <pqxx/pqxx>
 #include <string>
 #include <string_view>
+#include <sys/socket.h>
 
 #include "connection.hpp"
 #include "detail/alarm.hpp"
@@ -64,6 +65,13 @@ is_pqxx_lost(const pqxx_connection &connection) noexcept
 	return !connection.is_open() || is_socket_closed(connection.sock());
 }
 
+/// Closes it under libpqxx, which hears of that when it is used.
+inline void
+close_socket(const pqxx_connection &connection) noexcept
+{
+	::shutdown(connection.sock(), SHUT_RDWR);
+}
+
 /// Passes on what libpqxx throws as an error of ours.
 [[noreturn]] inline void
 rethrow_pqxx_error(const pqxx_connection &connection)
@@ -80,6 +88,11 @@ rethrow_pqxx_error(const pqxx_connection &connection)
 	catch (const pqxx::serialization_failure &failure)
 	{
 		throw_error("40001", failure.what());
+	}
+	// nor has this one before 8
+	catch (const pqxx::insufficient_privilege &failure)
+	{
+		throw_error("42501", failure.what());
 	}
 	catch (const pqxx::broken_connection &failure)
 	{
@@ -159,6 +172,12 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 		return detail::is_pqxx_lost(connection);
 	}
 
+	static void
+	close(T &connection) noexcept
+	{
+		detail::close_socket(connection);
+	}
+
 	static const void *
 	session(T &connection) noexcept
 	{
@@ -213,6 +232,12 @@ template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<
 	lost(T &transaction) noexcept
 	{
 		return detail::is_pqxx_lost(as_base(transaction).conn());
+	}
+
+	static void
+	close(T &transaction) noexcept
+	{
+		detail::close_socket(as_base(transaction).conn());
 	}
 
 	static scope

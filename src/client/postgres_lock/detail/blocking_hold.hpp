@@ -138,8 +138,9 @@ class blocking_hold : public hold
 	}
 
 	/// The end of possession where nothing can be thrown. A transaction that has failed is rolled
-	/// back, and after an error that ended a guard so is an open one. What can't be released is
-	/// owed. In another process it is only forgotten.
+	/// back, and after an error that ended a guard so is an open one. What can't be released now is
+	/// owed, and what the server refuses to release costs the connection. In another process it is
+	/// only forgotten.
 	void
 	end(bool by_error) noexcept
 	{
@@ -218,7 +219,10 @@ class blocking_hold : public hold
 	release_failed(const std::exception &failure, unsigned levels) noexcept
 	{
 		report_release_failure(keys().front(), failure);
-		if (ends_with_transaction() || dynamic_cast<const connection_lost *>(&failure) != nullptr)
+		if (levels == 0 || ends_with_transaction() ||
+			dynamic_cast<const connection_lost *>(&failure) != nullptr)
+			return;
+		if (is_refusal(failure) && connection().close())
 			return;
 		try
 		{
@@ -229,6 +233,17 @@ class blocking_hold : public hold
 		catch (const std::bad_alloc &)
 		{
 		}
+	}
+
+	/// Would the server say so again? Not after a cancel, nor when what stands in the way is the
+	/// failed transaction or the prepared statement, nor if it was not asked.
+	[[nodiscard]] static bool
+	is_refusal(const std::exception &failure) noexcept
+	{
+		auto said = dynamic_cast<const error *>(&failure);
+
+		return said != nullptr && !said->sqlstate().empty() && said->sqlstate() != "57014" &&
+			   said->sqlstate() != "25P02" && !is_statement_trouble(said->sqlstate());
 	}
 
 	/// Asks for a level. False: the time passed.
