@@ -1,5 +1,7 @@
-# bench_leases.sh: the part of make bench that is about leases; see bench.sh.
 # shellcheck shell=bash
+# The part of make bench that is about leases: to be sourced by bench.sh.
+#
+# shellcheck disable=SC2154
 
 leases() {
 	printf '\n%-52s %10s %10s %7s %8s %7s\n' 'leases' ours without ratio bar goal
