@@ -7,7 +7,6 @@
  */
 #include "lease_sweep.hpp"
 
-#include "compat.hpp"
 #include "lease_locks.hpp"
 #include "lease_queue.hpp"
 #include "lease_rows.hpp"
@@ -36,12 +35,10 @@ is_over(const lease_row &row, const lease_clock::run &run)
 void
 remove(lease_rows &rows, const found_lease &lease, const lease_clock::run &run)
 {
-	LOCALLOCK *entry;
 	heavyweight_lock lock =
 		lease_locks::slot(lease.row.key_id, lease.row.slot, lease_locks::use::take);
 
-	if (compat::lock_acquire(lock.tag, lock.lockmode, false, true, &entry, false) ==
-		LOCKACQUIRE_NOT_AVAIL)
+	if (manager::take(lock, scope::transaction, false) == nullptr)
 		return;
 
 	bool is_claimed = rows.change(lease, [&](lease_row &row) {

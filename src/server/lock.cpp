@@ -15,8 +15,41 @@ namespace pglock
 {
 namespace manager
 {
+namespace
+{
+/*
+ * At transaction scope, calls function() for the transaction or subtransaction that runs. A cursor
+ * would give its locks back when it fails, be it in a later subtransaction than took them.
+ */
+template <typename Function>
+auto
+on_behalf_of(scope as, Function function)
+{
+	ResourceOwner caller = CurrentResourceOwner;
+
+	/* an error passes to where the owner is set anew */
+	if (as == scope::transaction)
+		CurrentResourceOwner = CurTransactionResourceOwner;
+
+	auto result = function();
+
+	CurrentResourceOwner = caller;
+	return result;
+}
+
+LockAcquireResult
+acquire(const heavyweight_lock &wanted, scope as, bool no_wait, LOCALLOCK **entry,
+		bool raise_if_full)
+{
+	return on_behalf_of(as, [&] {
+		return compat::lock_acquire(wanted.tag, wanted.lockmode, as == scope::session, no_wait,
+									entry, raise_if_full);
+	});
+}
+} // namespace
+
 LOCALLOCK *
-take(const heavyweight_lock &wanted, scope as)
+take(const heavyweight_lock &wanted, scope as, bool raise_if_full)
 {
 	LOCALLOCK *entry = nullptr;
 	/*
@@ -27,8 +60,7 @@ take(const heavyweight_lock &wanted, scope as)
 	bool no_wait =
 		wanted.lockmode != ShareLock || !holds(heavyweight_lock{wanted.tag, ExclusiveLock});
 
-	if (compat::lock_acquire(wanted.tag, wanted.lockmode, as == scope::session, no_wait, &entry) ==
-		LOCKACQUIRE_NOT_AVAIL)
+	if (acquire(wanted, as, no_wait, &entry, raise_if_full) == LOCKACQUIRE_NOT_AVAIL)
 		return nullptr;
 	return entry;
 }
@@ -51,18 +83,20 @@ wait(const heavyweight_lock &wanted, scope as, TimestampTz deadline)
 	LOCALLOCK *entry = nullptr;
 	volatile bool is_late = false;
 
+	/* nothing needs to be kept for what was read of the catalogs */
+	InvalidateCatalogSnapshotConditionally();
 	PG_TRY();
 	{
 		deadline::arm(deadline);
 		/* for the session at first, whatever the scope: then it is given back in one way only */
-		compat::lock_acquire(wanted.tag, wanted.lockmode, true, false, &entry);
+		acquire(wanted, scope::session, false, &entry, true);
 		deadline::disarm();
 		/* an error that was on its way when the lock came must find us here, not in the caller */
 		CHECK_FOR_INTERRUPTS();
 		check_client_is_there();
 		if (as == scope::transaction)
 		{
-			compat::lock_acquire(wanted.tag, wanted.lockmode, false, true, &entry);
+			acquire(wanted, scope::transaction, true, &entry, true);
 			give_back(wanted, scope::session);
 		}
 	}
@@ -97,7 +131,7 @@ wait(const heavyweight_lock &wanted, scope as, TimestampTz deadline)
 void
 give_back(const heavyweight_lock &held, scope as)
 {
-	LockRelease(&held.tag, held.lockmode, as == scope::session);
+	on_behalf_of(as, [&] { return LockRelease(&held.tag, held.lockmode, as == scope::session); });
 }
 
 bool

@@ -55,10 +55,11 @@ struct lock
 namespace manager
 {
 /*
- * Takes the lock if it is to be had at once; nullptr if not. Raises 53200 if the lock table is
- * full. A session that holds the lock in either mode at either scope counts as one holder.
+ * Takes the lock if it is to be had at once; nullptr if not. If the lock table is full, it raises
+ * 53200, or does not. A session that holds the lock in either mode at either scope counts as one
+ * holder.
  */
-LOCALLOCK *take(const heavyweight_lock &wanted, scope as);
+LOCALLOCK *take(const heavyweight_lock &wanted, scope as, bool raise_if_full = true);
 
 /*
  * Waits for a lock this session does not hold in that mode, until `deadline` at the latest.
