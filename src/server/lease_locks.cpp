@@ -45,6 +45,12 @@ gate(int64 key_id)
 }
 
 heavyweight_lock
+open_gate(int64 key_id)
+{
+	return {tag_of(key_id, gate_space), ShareLock};
+}
+
+heavyweight_lock
 slot(int64 key_id, int32 number, use what_for)
 {
 	return {tag_of(key_id, static_cast<uint16>(first_slot_space + number)), lockmode_for(what_for)};

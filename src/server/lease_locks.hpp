@@ -23,6 +23,9 @@ constexpr int32 max_slots = 16000;
 
 heavyweight_lock gate(int64 key_id);
 
+/* The gate for those who pass if nobody waits: they are not in the way of each other. */
+heavyweight_lock open_gate(int64 key_id);
+
 /* What the slot of a key is locked for. */
 enum class use { check, release, take };
 

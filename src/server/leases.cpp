@@ -257,7 +257,7 @@ int64
 take_at_once(const lock_key &key, const wanted &how)
 {
 	naming_context naming("acquiring lease", key);
-	heavyweight_lock gate = lease_locks::gate(key.lock_id);
+	heavyweight_lock gate = lease_locks::open_gate(key.lock_id);
 	int64 token = 0;
 
 	if (manager::take(gate, scope::transaction) != nullptr)
