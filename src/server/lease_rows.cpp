@@ -134,6 +134,16 @@ is_inserted(HeapTuple tuple)
 		   (!TransactionIdIsInProgress(by) && TransactionIdDidCommit(by));
 }
 
+/*
+ * PostgreSQL wants a snapshot wherever a row might be toasted, which is checked where assertions
+ * are. These rows are too short for that, and CALL lease and the end of a transaction have none.
+ */
+Snapshot
+snapshot_for_writing(Relation relation)
+{
+	return RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(relation)));
+}
+
 /* The copied part ends before the padding. */
 constexpr size_t fixed_size = offsetof(lease_row, slot) + sizeof(lease_row::slot);
 
@@ -357,8 +367,8 @@ lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), v
 void
 lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
 {
-	Snapshot latest = RegisterSnapshot(GetLatestSnapshot());
-	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, latest, 0, nullptr);
+	/* without a snapshot of ours it takes the latest, which it may in a parallel query, too */
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, nullptr, 0, nullptr);
 
 	while (HeapTuple tuple = systable_getnext(scan))
 	{
@@ -369,7 +379,6 @@ lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
 			visit(shown, argument);
 	}
 	systable_endscan(scan);
-	UnregisterSnapshot(latest);
 }
 
 size_t
@@ -429,8 +438,10 @@ lease_rows::change_row(const found_lease &lease, bool (*decide)(lease_row &, voi
 	is_there = is_there && decide(changed, argument);
 	if (is_there)
 	{
+		/* else it would be compared with a replayed page, which lacks what hints are not logged */
+		int how = wal_consistency_checking[RM_GENERIC_ID] ? GENERIC_XLOG_FULL_IMAGE : 0;
 		GenericXLogState *change = GenericXLogStart(relation);
-		Page page = GenericXLogRegisterBuffer(change, buffer, 0);
+		Page page = GenericXLogRegisterBuffer(change, buffer, how);
 
 		tuple_at(relation, page, lease.at, tuple);
 		memcpy(fixed_columns(&tuple), &changed, fixed_size);
@@ -464,8 +475,10 @@ lease_rows::insert(const lease_row &row, std::string_view key, const text *holde
 	nulls[holder_column - 1] = holder == nullptr;
 
 	HeapTuple tuple = heap_form_tuple(RelationGetDescr(relation), values, nulls);
+	Snapshot snapshot = snapshot_for_writing(relation);
 
 	CatalogTupleInsert(relation, tuple);
+	UnregisterSnapshot(snapshot);
 	heap_freetuple(tuple);
 	has_written = true;
 }
@@ -474,8 +487,10 @@ void
 lease_rows::remove(const found_lease &lease)
 {
 	ItemPointerData at = lease.at;
+	Snapshot snapshot = snapshot_for_writing(relation);
 
 	CatalogTupleDelete(relation, &at);
+	UnregisterSnapshot(snapshot);
 	has_written = true;
 }
 } // namespace pglock
