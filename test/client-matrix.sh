@@ -42,7 +42,7 @@ test_suite() {
 	# nothing is run, so nothing is made
 	run in_sources make -s -j"$(nproc)" -C test/client CXXFLAGS=-fsyntax-only objects || status=1
 	say 'testing with clang'
-	# debugging information would cost a fifth of the time
+	# debugging information would take a tenth of the time
 	run in_sources env ${CI:+CI="$CI"} TESTS=050_client CXX=clang++ CXXFLAGS=-O0 \
 		PG_CONFIG="/usr/lib/postgresql/${postgres[$suite]}/bin/pg_config" bash test/test.sh || status=1
 	say "$suite: $((SECONDS - start)) seconds"
