@@ -50,12 +50,11 @@ sub add_python
 }
 
 # `unprepared_only` has no prepared statements, and `prepared_only` has no others; what `calls_unprepared` prepares
-# are not CALLs. What is `transaction_only` has no locks of session scope, and so no release that could fail; what
-# `releases_later` keeps the connection, and the lock, when one fails. Some behave `otherwise` in one respect, as
-# docs/drivers.md says. `interruptions` are what a program may suffer while it takes a lock; a driver that `closes` its
-# connection then leaves no lock by itself. `given_up` is what becomes of the connection when a program gives up while
-# it waits; one that is `deaf` notices when the server has answered. A `trap` is what comes of what the driver's file
-# warns of.
+# are not CALLs. What is `transaction_only` has no locks of session scope, and so no release that could fail. Some
+# behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may suffer while it
+# takes a lock; a driver that `closes` its connection then leaves no lock by itself. `given_up` is what becomes of the
+# connection when a program gives up while it waits; one that is `deaf` notices when the server has answered. A `trap`
+# is what comes of what the driver's file warns of.
 my @signals = ('SIGINT', 'signal');
 my @cancels = ('SIGINT', 'cancel', 'timeout');
 
@@ -126,7 +125,6 @@ push @drivers,
 	name => 'C++ client',
 	check => [ 'test', '-x', "$others/libpq_guard" ],
 	command => ["$others/libpq_guard"],
-	releases_later => 1,
 	otherwise => 'nested'
   },
   {

@@ -267,7 +267,7 @@ my %behaviour = @behaviours;
 my %does_not = (
 	prepared => ['unprepared_only'],
 	unprepared => ['prepared_only'],
-	'failed release' => [ 'releases_later', 'transaction_only' ]);
+	'failed release' => ['transaction_only']);
 my @table;
 
 foreach my $name (grep { $_ ne 'psql' } driver_names())
