@@ -315,7 +315,7 @@ lease_rows::again(const found_lease &lease)
 }
 
 shown_lease
-lease_rows::show(const ItemPointerData &at)
+lease_rows::show(const ItemPointerData &at, Snapshot seen_by)
 {
 	version kind;
 	HeapTupleData tuple;
@@ -330,7 +330,8 @@ lease_rows::show(const ItemPointerData &at)
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	if (tuple_at(relation, BufferGetPage(buffer), at, tuple) &&
-		fixed_columns(&tuple)->token == found.row.token)
+		fixed_columns(&tuple)->token == found.row.token &&
+		HeapTupleSatisfiesVisibility(&tuple, seen_by, buffer))
 		copy = heap_copytuple(&tuple);
 	UnlockReleaseBuffer(buffer);
 	if (copy == nullptr)
@@ -367,18 +368,23 @@ lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), v
 void
 lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
 {
-	/* without a snapshot of ours it takes the latest, which it may in a parallel query, too */
-	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, nullptr, 0, nullptr);
+	/*
+	 * The latest snapshot, which may be taken in a parallel query, too. If the scan itself had it,
+	 * all would count as read, and serializable transactions fail by it since 18.
+	 */
+	Snapshot latest = RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(relation)));
+	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, SnapshotAny, 0, nullptr);
 
 	while (HeapTuple tuple = systable_getnext(scan))
 	{
-		shown_lease shown = show(tuple->t_self);
+		shown_lease shown = show(tuple->t_self, latest);
 
 		CHECK_FOR_INTERRUPTS();
 		if (shown.state != lease_state::none)
 			visit(shown, argument);
 	}
 	systable_endscan(scan);
+	UnregisterSnapshot(latest);
 }
 
 size_t

@@ -147,7 +147,7 @@ class lease_rows
 
 	found_lease look_at(const ItemPointerData &at, version &kind);
 	void prune(const ItemPointerData &at);
-	shown_lease show(const ItemPointerData &at);
+	shown_lease show(const ItemPointerData &at, Snapshot seen_by = SnapshotAny);
 	void scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), void *argument);
 	void scan_all(void (*visit)(const shown_lease &, void *), void *argument);
 	size_t sample_page(std::span<found_lease> room, bool (*wanted)(const lease_row &, void *),
