@@ -3,7 +3,7 @@
 # from the next Debian, whose versions are newer. A driver that can't be had is done without, but not in CI: its tests
 # are skipped by its name.
 
-driver_tests=(060_drivers 065_driver_matrix 066_interrupted 068_driver_traps)
+driver_tests=(060_drivers 065_driver_matrix 066_interrupted 068_driver_traps 078_lease_recipes)
 
 # Fills the folder DRIVERS, which the tests look into.
 find_drivers() {

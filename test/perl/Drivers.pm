@@ -17,7 +17,8 @@ use PgLock;
 use Test::More;
 use Worker;
 
-our @EXPORT = qw(driver_names driver new_driver_server start_worker start_workers stop_workers print_table);
+our @EXPORT = qw(driver_names driver new_driver_server start_worker start_workers start_lease_workers
+  stop_workers print_table);
 
 my $programs = abs_path(dirname(__FILE__) . '/../drivers');
 my $others = $ENV{DRIVERS} // '/nonexistent';
@@ -54,16 +55,17 @@ sub add_python
 # behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may suffer while it
 # takes a lock; a driver that `closes` its connection then leaves no lock by itself. `given_up` is what becomes of the
 # connection when a program gives up while it waits; one that is `deaf` notices when the server has answered. A `trap`
-# is what comes of what the driver's file warns of.
+# is what comes of what the driver's file warns of. `lease` is the program of the recipe for leases, if there is one.
 my @signals = ('SIGINT', 'signal');
 my @cancels = ('SIGINT', 'cancel', 'timeout');
 
-add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg', interruptions => \@cancels);
-add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', interruptions => \@signals, unprepared_only => 1);
-add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals);
+add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg', interruptions => \@cancels, lease => 'asyncpg_lease.py');
+add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', interruptions => \@signals, unprepared_only => 1,
+	lease => 'psycopg2_lease.py');
+add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals, lease => 'psycopg_lease.py');
 add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg', interruptions => \@cancels);
 add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interruptions => \@signals,
-	unprepared_only => 1, otherwise => 'no snapshot');
+	unprepared_only => 1, otherwise => 'no snapshot', lease => 'sqlalchemy_lease.py');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
 	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
 add_python('Django', 'django_lock.py', 'django, psycopg2', interruptions => \@signals, unprepared_only => 1,
@@ -105,7 +107,8 @@ push @drivers,
 	name => 'node-postgres',
 	check => [ 'node', '-e', 'require("pg")' ],
 	command => [ 'node', "$programs/node_postgres.js" ],
-	interruptions => [ 'abort', 'query_timeout' ]
+	interruptions => [ 'abort', 'query_timeout' ],
+	lease => 'node_postgres_lease.js'
   },
   {
 	name => 'JDBC',
@@ -255,6 +258,25 @@ sub start_workers
 	{
 		ok($workers{$name}->is_ready, "$name is ready");
 	}
+	return %workers;
+}
+
+# As start_workers, for the recipes for leases.
+sub start_lease_workers
+{
+	my %workers;
+
+	foreach my $name (grep { driver($_)->{lease} } driver_names())
+	{
+		my $driver = driver($name);
+		my @command = @{ $driver->{command} };
+		my $log = "$PostgreSQL::Test::Utils::log_path/lease-" . $name =~ tr,/,-,r . '.log';
+
+		# its program is beside the one for locks
+		$command[-1] =~ s,[^/]+$,$driver->{lease},;
+		is_there($name) ? $workers{$name} = Worker->start($name, $log, @command) : missed($name);
+	}
+	like($workers{$_}->answer, qr/^ready/, "$_ is ready") foreach sort keys %workers;
 	return %workers;
 }
 

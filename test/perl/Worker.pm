@@ -23,6 +23,17 @@
 #   end                               leaves the innermost block
 #   fail                              raises an exception in the innermost block, which leaves all: "failed"
 #
+# One that takes leases, each by connections of its own or by a pool, knows these instead:
+#
+#   lease KEY TTL TIMEOUT             begins a block that holds the lease, by the driver's recipe, times in milliseconds:
+#                                     "held" and the token, and "released" after its end
+#   lose                              waits in that block until the recipe says that the lease may not be held any more,
+#                                     and leaves it: "lost"
+#   write KEY TOKEN                   in a transaction, checks the lease and writes the key into the table `written`:
+#                                     "written"
+#   example                           runs the example: "done"
+#   end                               leaves the innermost block
+#
 # What fails is answered by "error" and the SQLSTATE, and its block goes on. A new worker says "ready" and the
 # version of its driver; it ends when its input does.
 
@@ -89,6 +100,23 @@ sub interrupt
 	my ($self) = @_;
 
 	kill 'USR2', $self->{pid};
+	return;
+}
+
+# Stops all of its threads, as a machine that is suspended does, and lets them go on.
+sub pause
+{
+	my ($self) = @_;
+
+	kill 'STOP', $self->{pid};
+	return;
+}
+
+sub go_on
+{
+	my ($self) = @_;
+
+	kill 'CONT', $self->{pid};
 	return;
 }
 
