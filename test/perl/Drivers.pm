@@ -115,6 +115,7 @@ push @drivers,
 	check => [ 'sh', '-c', "javac -version && test -f $jar" ],
 	command => [ 'java', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-cp', $jar, "$programs/JdbcLock.java" ],
 	interruptions => ['socket timeout'],
+	lease => 'JdbcLease.java',
 	closes => 1
   },
   {
@@ -136,7 +137,8 @@ push @drivers,
 	command => [ $ruby, "$programs/ruby_pg.rb" ],
 	interruptions => ['timeout'],
 	given_up => 'closed',
-	trap => 'true'
+	trap => 'true',
+	lease => 'ruby_pg_lease.rb'
   },
   {
 	name => 'ActiveRecord',
