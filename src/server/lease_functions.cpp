@@ -24,6 +24,7 @@ check_may_write(const char *function)
 	context::check_no_parallel_worker();
 	PreventCommandDuringRecovery(function);
 	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
 }
 
 void

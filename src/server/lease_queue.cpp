@@ -37,19 +37,20 @@ after_release(ResourceReleasePhase phase, bool, bool is_transaction, void *)
 }
 } // namespace
 
+/* Nobody sets the clock that is slept by. */
 sleeper::sleeper(TimestampTz deadline)
-	: deadline(deadline),
-	  lock_timeout(LockTimeout > 0 ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LockTimeout)
-								   : deadline::never)
+	: deadline(deadline == deadline::never
+				   ? never
+				   : lease_clock::now() + (deadline - GetCurrentTimestamp())),
+	  lock_timeout(LockTimeout > 0 ? lease_clock::now() + LockTimeout * INT64CONST(1000) : never)
 {
 }
 
 bool
 sleeper::sleep_until(int64 when)
 {
-	int64 length = Min(when - lease_clock::now(), longest_sleep);
+	int64 length = Min(when, Min(deadline, lock_timeout)) - lease_clock::now();
 
-	length = Min(length, Min(deadline, lock_timeout) - GetCurrentTimestamp());
 	if (length > 0)
 	{
 		static uint32 event = compat::wait_event("PglockLease");
@@ -57,14 +58,14 @@ sleeper::sleep_until(int64 when)
 		/* nothing needs to be kept for what was read of the catalogs */
 		InvalidateCatalogSnapshotConditionally();
 		WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-				  static_cast<long>(length / 1000 + 1), event);
+				  static_cast<long>(Min(length, longest_sleep) / 1000 + 1), event);
 		ResetLatch(MyLatch);
 	}
 	CHECK_FOR_INTERRUPTS();
-	if (GetCurrentTimestamp() >= lock_timeout)
+	if (lease_clock::now() >= lock_timeout)
 		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 						errmsg("canceling statement due to lock timeout")));
-	return GetCurrentTimestamp() < deadline;
+	return lease_clock::now() < deadline;
 }
 
 void

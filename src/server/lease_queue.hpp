@@ -27,8 +27,9 @@ class sleeper
 	bool sleep_until(int64 when);
 
   private:
-	TimestampTz deadline;
-	TimestampTz lock_timeout;
+	/* by lease_clock::now() */
+	int64 deadline;
+	int64 lock_timeout;
 };
 static_assert(std::is_trivially_destructible_v<sleeper>);
 

@@ -230,7 +230,10 @@ wait_for_slot(const lock_key &key, const wanted &how)
 int64
 take_when_free(const lock_key &key, const wanted &how)
 {
-	/* a transaction that was prepared wakes nobody when it ends */
+	/*
+	 * A transaction that was prepared wakes nobody when it ends. And while one of several slots is
+	 * looked at, a wait for the disk may swallow that another was released.
+	 */
 	constexpr int64 patience = USECS_PER_SEC;
 	lease_queue::sleeper sleeper(how.deadline);
 
@@ -238,13 +241,11 @@ take_when_free(const lock_key &key, const wanted &how)
 	{
 		look seen = look_at_slots(key, how);
 
-		if (seen.token == 0 && seen.is_changing)
-		{
+		if (how.slots > 1)
 			seen.next_end = Min(seen.next_end, lease_clock::now() + patience);
-			/* who waits in the lock manager is woken by it, and seen by its deadlock detection */
-			if (how.slots == 1)
-				seen = {wait_for_slot(key, how), lease_clock::now(), false};
-		}
+		/* who waits in the lock manager is woken by it, and seen by its deadlock detection */
+		else if (seen.token == 0 && seen.is_changing)
+			seen = {wait_for_slot(key, how), lease_clock::now(), false};
 		if (seen.token != 0)
 			return seen.token;
 		if (!sleeper.sleep_until(seen.next_end))
