@@ -117,7 +117,7 @@ unpack_trixie() {
 build_go() {
 	local worker
 	say "building Go's workers"
-	for worker in lib_pq pgx_lock; do
+	for worker in lib_pq pgx_lock pgx_lease; do
 		run as_server env GOPATH=/usr/share/gocode GO111MODULE=off GOFLAGS= GOCACHE="$work/go" \
 			/usr/bin/go build -o "$DRIVERS/$worker" "$src/test/drivers/go_worker.go" \
 			"$src/test/drivers/$worker.go" &>"$log" || { cat "$log" >&2; return 1; }

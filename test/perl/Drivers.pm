@@ -174,7 +174,8 @@ push @drivers,
 	interruptions => ['context'],
 	closes => 1,
 	given_up => 'closed',
-	trap => 'not sent'
+	trap => 'not sent',
+	lease => 'pgx_lease'
   },
   {
 	name => 'Rust tokio-postgres',
