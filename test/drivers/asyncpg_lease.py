@@ -49,6 +49,8 @@ async def example(pool):
 
 # a worker: see test/perl/Worker.pm
 class Worker:
+    held = False
+
     async def main(self):
         async with asyncpg.create_pool(min_size=1) as self.pool:
             say("ready", asyncpg.__version__)
@@ -68,14 +70,18 @@ class Worker:
     async def lease(self, key, ttl, timeout):
         try:
             async with lease(self.pool, key, duration(ttl), duration(timeout)) as token:
+                self.held = True
                 say("held", token)
                 await self.block()
             say("released")
         except TimeoutError:
             say("lost")
+        finally:
+            self.held = False
 
     async def lose(self):
-        await asyncio.Event().wait()
+        if self.held:  # the lease may have been lost before the command was read
+            await asyncio.Event().wait()
 
     async def write(self, key, token):
         async with self.pool.acquire() as conn, conn.transaction():

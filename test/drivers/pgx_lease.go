@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ func withLease(ctx context.Context, pool *pgxpool.Pool, key string, ttl time.Dur
 	defer pool.Exec(context.Background(), "SELECT pglock.release_lease($1, $2)", key, token)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	end := time.AfterFunc(ttl, stop)
+	end := time.AfterFunc(math.MaxInt64, stop) // renewals set the time
 	renew := func() error {
 		sent, renewed := time.Now(), false
 		err := pool.QueryRow(ctx, "SELECT pglock.renew_lease($1, $2)", key, token).Scan(&renewed)

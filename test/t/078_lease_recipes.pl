@@ -77,6 +77,37 @@ send_to($_, 'lose') foreach @names;
 answer_all('lost', 'the holder stops when it cannot renew');
 rename_renewal('no_renewal', 'renew_lease');
 
+# The answer to a renewal comes when the lease has expired: its time counts from when the renewal was sent.
+rename_renewal('renew_lease', 'prompt_renewal');
+$node->safe_psql('postgres', <<'END');
+CREATE TABLE renewals (renewed text);
+CREATE FUNCTION pglock.renew_lease(key text, token bigint, ttl interval = NULL) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	renewed boolean := pglock.prompt_renewal(key, token, ttl);
+BEGIN
+	INSERT INTO renewals VALUES (key);
+	PERFORM pglock.acquire('answers', shared => true, scope => 'transaction');
+	RETURN renewed;
+END $$;
+END
+my $answers = start_worker('psql');
+ok($answers->is_ready, 'one who holds up answers');
+$answers->take('answers');
+foreach my $name (@names)
+{
+	send_to($name, 'lease', $name, 6_000, '');
+	send_to($name, 'lose');
+}
+ok( $node->poll_query_until(
+		'postgres', "SELECT count(*) = ${\ scalar @names} FROM pglock.locks WHERE key = 'answers' AND NOT granted"),
+	'all have renewed their leases');
+take_over($_) foreach @names;
+$answers->leave;
+like($workers{$_}->answer, qr/^held/, "$_ has a late answer") foreach @names;
+answer_all('lost', 'and knows that it is late');
+is(value("SELECT count(*) FROM renewals WHERE renewed = '$_'"), 1, "$_ need not ask for that") foreach @names;
+give_back($_) foreach @names;
+
 # Each takes its lease; their tokens are noted.
 sub hold
 {
@@ -153,6 +184,6 @@ sub value
 
 # of a wait with a snapshot, and the like
 unlike(slurp_file($node->logfile), qr/WARNING/, 'no recipe is warned of anything');
-stop_workers(values %workers);
+stop_workers(values %workers, $answers);
 stop_and_check_log($node);
 done_testing();
