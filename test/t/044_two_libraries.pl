@@ -25,6 +25,14 @@ my $others = 'SELECT key, depth, pid FROM pglock.locks WHERE pid <> pg_backend_p
 
 sub pid { return $_[0]->query('SELECT pg_backend_pid()'); }
 
+# A row for each session, as $others sorts them: of a lock of which nothing is published, or of [session, what is].
+sub rows
+{
+	my @rows = map { ref $_ eq 'ARRAY' ? [ scalar pid($_->[0]), $_->[1] ] : [ scalar pid($_), '||' ] } @_;
+
+	return join "\n", map { "$_->[1]$_->[0]" } sort { $a->[0] <=> $b->[0] } @rows;
+}
+
 # How often the log has that since $log_start.
 sub logged
 {
@@ -61,10 +69,10 @@ my ($new, $newest) = map { session($node) } 1 .. 2;
 is($new->query("SELECT pglock.try('old'), pglock.try('forgotten'), pglock.acquire('new'), pglock.acquire('new')"),
 	'f|f|t|t', 'a new library: they exclude each other');
 is($old->query("SELECT pglock.try('new')"), 'f', '... both ways');
-is($new->query($others), join("\n", map { '||' . pid($_) } $old, $forgotten), '... does not see what others published');
+is($new->query($others), rows($old, $forgotten), '... does not see what others published');
 is($newest->query($others), join("\n", (map { '||' . pid($_) } $old, $forgotten), ($has_segments ? 'new|2|' : '||') . pid($new)),
 	'... but what sessions with the same do, where there is a registry');
-is($old->query($others), join("\n", map { '||' . pid($_) } $forgotten, $new), '... nor do they see it');
+is($old->query($others), rows($forgotten, $new), '... nor do they see it');
 is(logged(qr/LOG:  sessions with two versions of the library of postgres_lock are running/), $has_segments, '... and the log says so, once');
 
 # Waits are counted by each
@@ -74,6 +82,18 @@ is($new->query("SELECT pglock.release('new'), pglock.release('new')"), 't|t', 'o
 is(finish_waiting($old), '00000', '... and one with the old gets it');
 is($old->query('SELECT key, waits FROM pglock.contention'), $has_segments ? 'new|1' : '', '... which counts the wait');
 is($new->query('SELECT count(*) FROM pglock.contention'), '0', '... the other does not');
+
+# Leases are in the database, and their queue in the lock manager
+my $token = $old->query("SELECT pglock.acquire_lease('lease', '1 hour')");
+
+is($new->query("SELECT pglock.try_lease('lease') IS NULL, pglock.renew_lease('lease', $token)"), 't|t',
+	'a lease is one, whatever the library');
+start_waiting($old, "SELECT pglock.acquire_lease('lease')");
+# nothing may be asked of this library here: it warns of its version
+$node->poll_query_until('postgres', 'SELECT count(*) = 1 FROM pg_locks WHERE locktype = \'advisory\' AND objsubid = 4')
+  or die 'nobody waits for the lease';
+is($new->query("SELECT pglock.release_lease('lease', $token)"), 't', 'one with the new library releases it');
+is(finish_waiting($old), '00000', '... and one with the old is woken');
 
 # Tokens are drawn from one sequence, also ahead of the clock, which would hide what one made of it
 $node->safe_psql('postgres', "SELECT setval('pglock.tokens', " . FAR . ')');
