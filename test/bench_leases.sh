@@ -168,7 +168,7 @@ start_etcd() {
 stop_etcd() {
 	kill "$etcd_pid"
 	wait "$etcd_pid" 2>/dev/null || true
-	rm -rf "$work/etcd"
+	rm -rf "${work:?}/etcd"
 }
 
 # etcd_rate CLIENTS: cycles in a second, each client over one connection

@@ -32,7 +32,7 @@ test_suite() {
 	title "$suite"
 	chroot=${KEEP:-$work/chroots}/client-$suite
 	find_chroot "$suite"
-	rm -rf "$chroot/tmp/sources"
+	rm -rf "${chroot:?}/tmp/sources"
 	cp -r "$src" "$chroot/tmp/sources"
 	in_sources dpkg-query -W libasio-dev libpq-dev libpqxx-dev
 	for compiler in g++ clang++; do
