@@ -17,6 +17,8 @@ is_deeply(
 	[ sort keys %recipes ],
 	[
 		'End the holder of `order:42`',
+		'End the lease of `nightly report`',
+		'Leases',
 		'Prepared transactions that hold a lock',
 		'Stranded locks',
 		'The longest held',
@@ -230,6 +232,18 @@ is(answer($recipe, "string_agg(key || waits, ',' ORDER BY key)"), 'batch1,leader
 	'... and all whose waits have ended');
 is( answer($recipe, 'array_agg(total_wait_time) = array_agg(total_wait_time ORDER BY total_wait_time DESC)'),
 	't', '... those waited for longest first');
+
+# leases, those first that are nearest to their end
+my $leaseholder = begin_session('leaseholder');
+my $token = $leaseholder->query("SELECT pglock.acquire_lease('nightly report', '1 hour', holder => 'node a')");
+
+$leaseholder->query_safe("SELECT pglock.acquire_lease('long', '1 year')");
+$recipe = $recipes{'Leases'};
+is( answer($recipe, "string_agg(concat_ws(' ', key, slot, holder, usename, ttl, waiters), ',')"),
+	'nightly report 1 node a app 01:00:00 0,long 1 app 8640:00:00 0', 'leases, and who holds them');
+is( answer($recipe, "bool_and(held BETWEEN '0' AND '1 hour' AND time_left BETWEEN '59 min' AND ttl)"), 't', '... for how long');
+is(as_operator($recipes{'End the lease of `nightly report`'}), '1', 'a lease is ended');
+is($leaseholder->query("SELECT pglock.renew_lease('nightly report', $token)"), 'f', '... as its holder finds out');
 
 # those first for whom others wait
 end_session(delete @sessions{qw(reports audit nightly late)}, values %sessions);
