@@ -2,8 +2,9 @@
 # make matrix: the tests of the server on every PostgreSQL that Debian has, side by side in a chroot, two
 # versions at a time. A table ends it.
 #
-# KEEP=folder keeps the chroot there, for the next run. TESTS chooses tests, as for make test. In CI the
-# `required` versions must not be missing.
+# KEEP=folder keeps the chroot there, for the next run. TESTS chooses tests, as for make test. ELSEWHERE names a
+# version that is tested elsewhere: here it is only installed, for the upgrades from it. In CI the `required`
+# versions must not be missing.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -61,11 +62,20 @@ test_all() {
 test_version() {
 	local version=$1 start=$SECONDS status=0
 	shift
-	in_chroot "$chroot" env ${CI:+CI="$CI"} TESTS="${TESTS:-$(server_tests)}" \
+	in_chroot "$chroot" env ${CI:+CI="$CI"} TESTS="${TESTS:-$(tests_of "$version")}" \
 		UPGRADE_FROM="${*/#//usr/lib/postgresql/}" \
 		PG_CONFIG="/usr/lib/postgresql/$version/bin/pg_config" \
 		bash /tmp/sources/test/test.sh </dev/null &>"$work/$version.output" || status=$?
 	summarize "$status" $((SECONDS - start)) <"$work/$version.output" >"$work/$version.row"
+}
+
+# tests_of VERSION
+tests_of() {
+	if [[ $1 == "${ELSEWHERE:-}" ]]; then
+		say functions
+	else
+		server_tests
+	fi
 }
 
 # summarize STATUS SECONDS: a row of the table, made of what test.sh said. Whatever made it fail counts as
