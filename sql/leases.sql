@@ -231,6 +231,11 @@ CALL refused('SELECT pglock.revoke_lease(''a'')');
 ROLLBACK;
 
 -- hostile names, also as the holder
+SELECT current_database() AS home \gset
+CREATE DATABASE regress_pglock_leases TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';
+\c regress_pglock_leases
+\encoding UTF8
+CREATE EXTENSION postgres_lock;
 CREATE TABLE hostile (name text);
 INSERT INTO hostile VALUES (''), (' '), (''''), ('"'), ('\'), (E'a\nb\tc\r'), ('%s%n%d'), ('$1'), ('''; DROP TABLE hostile; --'),
     (U&'\20AC \65E5\672C\8A9E \+01F512'), (repeat('x', 1000000)), (repeat(U&'\+01F512', 100000));
@@ -244,6 +249,8 @@ SET client_encoding = 'LATIN1';
 SELECT pglock.acquire_lease(U&'\65E5', '1h', holder => U&'\65E5') > 0 AS acquired, pglock.revoke_lease(U&'\65E5');
 RESET client_encoding;
 SELECT count(*) FROM pglock.leases;
+\c :home
+DROP DATABASE regress_pglock_leases;
 
 --
 -- Who may do what
@@ -381,5 +388,4 @@ RESET pglock.lease_retention;
 
 -- nothing is held of any of this
 SELECT count(*) FROM pg_locks WHERE locktype = 'advisory';
-DROP TABLE hostile;
 DROP PROCEDURE use_lease, refused, wait_for_expiry;
