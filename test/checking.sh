@@ -68,5 +68,6 @@ build_postgres() {
 	quietly make -C src/test/regress -j"$(nproc)" all
 	quietly make -C src/test/isolation install
 	quietly make -C contrib/pgcrypto install # an example in docs/ needs it
+	quietly make -C contrib/amcheck install # and a test of what a crash leaves
 	cd "$work"
 }
