@@ -5,9 +5,9 @@
 #include "compat.hpp"
 #include "context.hpp"
 #include "deadline.hpp"
-#include "lease_clock.hpp"
+#include "lease_acquire.hpp"
+#include "lease_expiry.hpp"
 #include "lease_locks.hpp"
-#include "lease_rows.hpp"
 #include "lease_sweep.hpp"
 #include "leases.hpp"
 #include "row_builder.hpp"
@@ -25,12 +25,6 @@ check_may_write(const char *function)
 	PreventCommandDuringRecovery(function);
 	PreventCommandIfReadOnly(function);
 	PreventCommandIfParallelMode(function);
-}
-
-void
-check_may_read(const char *function)
-{
-	PreventCommandDuringRecovery(function);
 }
 
 int64
@@ -202,7 +196,7 @@ Datum
 check_lease(FunctionCallInfo fcinfo, const lock_key &key)
 {
 	context::check_no_parallel_worker();
-	check_may_read("pglock.check_lease()");
+	PreventCommandDuringRecovery("pglock.check_lease()");
 	leases::check(key, token_argument(fcinfo));
 	PG_RETURN_VOID();
 }
@@ -210,7 +204,7 @@ check_lease(FunctionCallInfo fcinfo, const lock_key &key)
 bool
 holds_lease(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	check_may_read("pglock.holds_lease()");
+	PreventCommandDuringRecovery("pglock.holds_lease()");
 	return leases::holds(key, token_argument(fcinfo));
 }
 
@@ -247,14 +241,14 @@ put_lease(FunctionCallInfo fcinfo, const shown_lease &lease, int64 end)
 Datum
 lease_status(FunctionCallInfo fcinfo)
 {
-	check_may_read("pglock.leases");
+	PreventCommandDuringRecovery("pglock.leases");
 	InitMaterializedSRF(fcinfo, 0);
 
 	lease_rows rows;
 	lease_clock::run run = lease_clock::current_run();
 
 	rows.for_each([&](const shown_lease &lease) {
-		if (int64 end = leases::end_of(lease.row, run); end > lease_clock::now())
+		if (int64 end = lease_expiry::end_of(lease.row, run); end > lease_clock::now())
 			put_lease(fcinfo, lease, end);
 	});
 	rows.close();

@@ -12,6 +12,7 @@
 
 #include "compat.hpp"
 #include "key.hpp"
+#include "own_relation.hpp"
 
 #include <cstddef>
 
@@ -23,66 +24,9 @@ constexpr int key_column = 11;
 constexpr int holder_column = 12;
 constexpr int columns = holder_column;
 
-/* A relation of the extension, looked up by its name once, until something about it changes. */
-struct known_relation
-{
-	const char *name;
-	Oid oid; /* invalid: it is to be looked up */
-};
-known_relation table = {"lease_rows", InvalidOid};
-known_relation by_key = {"lease_rows_by_key", InvalidOid};
-known_relation by_token = {"lease_rows_by_token", InvalidOid};
-
-/* Called when a relation, or if there is no `changed` any of them, has changed. */
-void
-forget(Datum, Oid changed)
-{
-	for (known_relation *known : {&table, &by_key, &by_token})
-		if (!OidIsValid(changed) || known->oid == changed)
-			known->oid = InvalidOid;
-}
-
-/* Invalid: there is none. */
-Oid
-find(known_relation &known)
-{
-	static bool is_registered = false;
-
-	if (!is_registered)
-		CacheRegisterRelcacheCallback(forget, 0);
-	is_registered = true;
-	if (!OidIsValid(known.oid))
-	{
-		Oid schema = get_namespace_oid("pglock", true);
-
-		known.oid = OidIsValid(schema) ? get_relname_relid(known.name, schema) : InvalidOid;
-	}
-	return known.oid;
-}
-
-Oid
-find_or_raise(known_relation &known)
-{
-	Oid relation = find(known);
-
-	if (!OidIsValid(relation))
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("relation \"pglock.%s\" does not exist", known.name),
-						errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the extension "
-								"again.")));
-	return relation;
-}
-
-/* The table, locked: one that was dropped before it was locked is looked up again. */
-Relation
-open_table()
-{
-	Relation opened;
-
-	while ((opened = try_relation_open(find_or_raise(table), RowExclusiveLock)) == nullptr)
-		table.oid = InvalidOid;
-	return opened;
-}
+own_relation table(RELKIND_MATVIEW, "lease_rows");
+own_relation by_key(RELKIND_INDEX, "lease_rows_by_key");
+own_relation by_token(RELKIND_INDEX, "lease_rows_by_token");
 
 lease_row *
 fixed_columns(HeapTuple tuple)
@@ -135,11 +79,14 @@ is_inserted(HeapTuple tuple)
 }
 
 /*
- * PostgreSQL wants a snapshot wherever a row might be toasted, which is checked where assertions
- * are. These rows are too short for that, and CALL lease and the end of a transaction have none.
+ * Registers the latest snapshot, which may be taken in a parallel query, too.
+ *
+ * Writing needs one although the rows are too short to be toasted: PostgreSQL wants it wherever
+ * they might be, which is checked where assertions are, and CALL lease and the end of a transaction
+ * have none.
  */
 Snapshot
-snapshot_for_writing(Relation relation)
+latest_snapshot(Relation relation)
 {
 	return RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(relation)));
 }
@@ -151,10 +98,10 @@ constexpr size_t fixed_size = offsetof(lease_row, slot) + sizeof(lease_row::slot
 class index_scan
 {
   public:
-	index_scan(Relation relation, known_relation &by)
+	index_scan(Relation relation, own_relation &by)
 	{
 		of = relation;
-		index = index_open(find_or_raise(by), AccessShareLock);
+		index = index_open(by.find_or_raise(), AccessShareLock);
 	}
 
 	/* The next column of the index is to be equal. */
@@ -206,16 +153,16 @@ static_assert(std::is_trivially_destructible_v<index_scan>);
 bool
 lease_rows::is_at_hand()
 {
-	Oid relation = find(table);
+	Oid relation = table.find();
 
 	/* that it was dropped may become known when it is locked */
 	return OidIsValid(relation) && ConditionalLockRelationOid(relation, RowExclusiveLock) &&
-		   find(table) == relation;
+		   table.find() == relation;
 }
 
 lease_rows::lease_rows()
 {
-	relation = open_table();
+	relation = table.open(RowExclusiveLock);
 }
 
 void
@@ -223,6 +170,18 @@ lease_rows::close()
 {
 	/* what was written is locked until the transaction ends, as every table is */
 	relation_close(relation, has_written ? NoLock : RowExclusiveLock);
+}
+
+found_lease
+lease_rows::read(HeapTuple tuple, Buffer buffer)
+{
+	found_lease found = {judge(tuple, buffer), {}, tuple->t_self};
+
+	memcpy(&found.row, fixed_columns(tuple), fixed_size);
+	/* a database that was copied from this one has another id */
+	if (found.row.database != MyDatabaseId)
+		found.state = lease_state::none;
+	return found;
 }
 
 found_lease
@@ -236,14 +195,9 @@ lease_rows::look_at(const ItemPointerData &at, version &kind)
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
 	if (tuple_at(relation, BufferGetPage(buffer), at, tuple))
 	{
-		memcpy(&found.row, fixed_columns(&tuple), fixed_size);
-		found.at = at;
-		found.state = judge(&tuple, buffer);
-		kind = found.state != lease_state::none || is_inserted(&tuple) ? version::committed
+		found = read(&tuple, buffer);
+		kind = is_inserted(&tuple) || found.state != lease_state::none ? version::committed
 																	   : version::rolled_back;
-		/* a database that was copied from this one has another id */
-		if (found.row.database != MyDatabaseId)
-			found.state = lease_state::none;
 	}
 	UnlockReleaseBuffer(buffer);
 	return found;
@@ -317,22 +271,19 @@ lease_rows::again(const found_lease &lease)
 shown_lease
 lease_rows::show(const ItemPointerData &at, Snapshot seen_by)
 {
-	version kind;
+	found_lease found = {};
 	HeapTupleData tuple;
 	HeapTuple copy = nullptr;
-	found_lease found = look_at(at, kind);
-
-	if (found.state == lease_state::none)
-		return {};
-
-	/* the texts never change, and who deletes a row leaves its version as it is */
 	Buffer buffer = ReadBuffer(relation, ItemPointerGetBlockNumber(&at));
 
 	LockBuffer(buffer, BUFFER_LOCK_SHARE);
-	if (tuple_at(relation, BufferGetPage(buffer), at, tuple) &&
-		fixed_columns(&tuple)->token == found.row.token &&
-		HeapTupleSatisfiesVisibility(&tuple, seen_by, buffer))
-		copy = heap_copytuple(&tuple);
+	if (tuple_at(relation, BufferGetPage(buffer), at, tuple))
+	{
+		found = read(&tuple, buffer);
+		if (found.state != lease_state::none &&
+			HeapTupleSatisfiesVisibility(&tuple, seen_by, buffer))
+			copy = heap_copytuple(&tuple);
+	}
 	UnlockReleaseBuffer(buffer);
 	if (copy == nullptr)
 		return {};
@@ -368,11 +319,8 @@ lease_rows::scan_key(int64 key_id, void (*visit)(const shown_lease &, void *), v
 void
 lease_rows::scan_all(void (*visit)(const shown_lease &, void *), void *argument)
 {
-	/*
-	 * The latest snapshot, which may be taken in a parallel query, too. If the scan itself had it,
-	 * all would count as read, and serializable transactions fail by it since 18.
-	 */
-	Snapshot latest = RegisterSnapshot(GetCatalogSnapshot(RelationGetRelid(relation)));
+	/* if the scan had it, all would count as read, and serializable transactions fail by that */
+	Snapshot latest = latest_snapshot(relation);
 	SysScanDesc scan = systable_beginscan(relation, InvalidOid, false, SnapshotAny, 0, nullptr);
 
 	while (HeapTuple tuple = systable_getnext(scan))
@@ -457,6 +405,22 @@ lease_rows::change_row(const found_lease &lease, bool (*decide)(lease_row &, voi
 	return is_there;
 }
 
+bool
+lease_rows::end_row(const found_lease &lease, bool (*is_over)(const lease_row &, void *),
+					void *argument)
+{
+	bool is_claimed = change(lease, [&](lease_row &row) {
+		if (!is_over(row, argument))
+			return false;
+		row.expires = 0;
+		return true;
+	});
+
+	if (is_claimed)
+		remove(lease);
+	return is_claimed;
+}
+
 void
 lease_rows::insert(const lease_row &row, std::string_view key, const text *holder)
 {
@@ -481,7 +445,7 @@ lease_rows::insert(const lease_row &row, std::string_view key, const text *holde
 	nulls[holder_column - 1] = holder == nullptr;
 
 	HeapTuple tuple = heap_form_tuple(RelationGetDescr(relation), values, nulls);
-	Snapshot snapshot = snapshot_for_writing(relation);
+	Snapshot snapshot = latest_snapshot(relation);
 
 	CatalogTupleInsert(relation, tuple);
 	UnregisterSnapshot(snapshot);
@@ -493,7 +457,7 @@ void
 lease_rows::remove(const found_lease &lease)
 {
 	ItemPointerData at = lease.at;
-	Snapshot snapshot = snapshot_for_writing(relation);
+	Snapshot snapshot = latest_snapshot(relation);
 
 	CatalogTupleDelete(relation, &at);
 	UnregisterSnapshot(snapshot);

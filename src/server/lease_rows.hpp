@@ -85,7 +85,7 @@ class lease_rows
 	size_t
 	sample(std::span<found_lease> room, Wanted wanted)
 	{
-		return sample_page(room, call_wanted<Wanted>, &wanted);
+		return sample_page(room, call_on_row<Wanted>, &wanted);
 	}
 
 	/* Calls visit(shown) for each row of a key that is there or changing. */
@@ -116,6 +116,18 @@ class lease_rows
 		return change_row(lease, call_decide<Decide>, &decide);
 	}
 
+	/*
+	 * Ends a lease that is_over(row) is true of, whose slot is locked for taking. It is claimed
+	 * first, under the lock that renewals need: those that came before have their effect on
+	 * is_over(), and those that come later are refused. False: it is not over, or not there.
+	 */
+	template <typename IsOver>
+	bool
+	end_if(const found_lease &lease, IsOver is_over)
+	{
+		return end_row(lease, call_on_row<IsOver>, &is_over);
+	}
+
 	void insert(const lease_row &row, std::string_view key, const text *holder);
 
 	void remove(const found_lease &lease);
@@ -128,11 +140,11 @@ class lease_rows
 		(*static_cast<Visit *>(visit))(shown);
 	}
 
-	template <typename Wanted>
+	template <typename Function>
 	static bool
-	call_wanted(const lease_row &row, void *wanted)
+	call_on_row(const lease_row &row, void *function)
 	{
-		return (*static_cast<Wanted *>(wanted))(row);
+		return (*static_cast<Function *>(function))(row);
 	}
 
 	template <typename Decide>
@@ -145,6 +157,7 @@ class lease_rows
 	/* A version of a row: was it committed (or is it ours), rolled back, or is it no more. */
 	enum class version { committed, rolled_back, removed };
 
+	static found_lease read(HeapTuple tuple, Buffer buffer);
 	found_lease look_at(const ItemPointerData &at, version &kind);
 	void prune(const ItemPointerData &at);
 	shown_lease show(const ItemPointerData &at, Snapshot seen_by = SnapshotAny);
@@ -153,6 +166,8 @@ class lease_rows
 	size_t sample_page(std::span<found_lease> room, bool (*wanted)(const lease_row &, void *),
 					   void *argument);
 	bool change_row(const found_lease &lease, bool (*decide)(lease_row &, void *), void *argument);
+	bool end_row(const found_lease &lease, bool (*is_over)(const lease_row &, void *),
+				 void *argument);
 
 	Relation relation;
 	bool has_written = false;

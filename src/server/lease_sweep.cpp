@@ -7,10 +7,9 @@
  */
 #include "lease_sweep.hpp"
 
+#include "lease_expiry.hpp"
 #include "lease_locks.hpp"
 #include "lease_queue.hpp"
-#include "lease_rows.hpp"
-#include "leases.hpp"
 #include "module.hpp"
 
 namespace pglock::lease_sweep
@@ -27,7 +26,7 @@ is_over(const lease_row &row, const lease_clock::run &run)
 {
 	/* what came along with a copied database was never ours */
 	return row.database != MyDatabaseId ||
-		   leases::end_of(row, run) + settings::lease_retention * USECS_PER_SEC <=
+		   lease_expiry::end_of(row, run) + settings::lease_retention * USECS_PER_SEC <=
 			   lease_clock::now();
 }
 
@@ -41,18 +40,8 @@ remove(lease_rows &rows, const found_lease &lease, const lease_clock::run &run)
 	if (manager::take(lock, scope::transaction, false) == nullptr)
 		return;
 
-	bool is_claimed = rows.change(lease, [&](lease_row &row) {
-		bool over = is_over(row, run);
-
-		row.expires = over ? 0 : row.expires;
-		return over;
-	});
-
-	if (is_claimed)
-	{
-		rows.remove(lease);
+	if (rows.end_if(lease, [&](const lease_row &row) { return is_over(row, run); }))
 		lease_queue::wake_at_end(lease.row.key_id);
-	}
 	else
 		manager::give_back(lock, scope::transaction);
 }

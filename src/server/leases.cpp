@@ -1,31 +1,24 @@
 /*
- * leases.cpp: the rules for taking, renewing, checking and ending leases.
+ * leases.cpp: the rules for renewing, checking and ending leases.
  *
- * Whether a lease has expired is judged with the locks held that make the answer last: the lock of
- * the slot for those who take, release and check, that of the buffer for who renews. A takeover
- * claims the row first, under the lock of its buffer: a renewal then comes before, and there is
- * nothing to take over, or after, and is refused.
+ * What has become of a lease is judged with the locks held that make the answer last: the lock of
+ * the slot for those who release and check, that of the buffer for who renews.
  */
 #include "leases.hpp"
 
-#include "context.hpp"
 #include "deadline.hpp"
 #include "lease_commit.hpp"
+#include "lease_expiry.hpp"
 #include "lease_locks.hpp"
 #include "lease_queue.hpp"
-#include "token.hpp"
-#include "visibility.hpp"
 #include "waiting.hpp"
 
 namespace pglock::leases
 {
 namespace
 {
-bool
-is_expired(const lease_row &row, const lease_clock::run &current)
-{
-	return end_of(row, current) <= lease_clock::now();
-}
+using lease_expiry::end_of;
+using lease_expiry::is_expired;
 
 /* Raises 42501 unless the user may use the lease. */
 void
@@ -95,231 +88,6 @@ remove(int64 token)
 	return found.state != lease_state::none;
 }
 
-/*
- * Taking
- */
-
-/* Ends what was in a slot, which is locked for taking. False: its lease has not expired. */
-bool
-clear_slot(lease_rows &rows, int64 key_id, int32 slot, const lease_clock::run &run)
-{
-	found_lease last = rows.newest(key_id, slot);
-
-	if (last.state == lease_state::none)
-		return true;
-
-	bool is_claimed = rows.change(last, [&](lease_row &row) {
-		if (!is_expired(row, run))
-			return false;
-		row.expires = 0;
-		return true;
-	});
-
-	if (is_claimed)
-		rows.remove(last);
-	return is_claimed;
-}
-
-/* Takes the slot, which is locked for that. 0: its lease has not expired. */
-int64
-take_slot(const lock_key &key, const wanted &how, int32 slot)
-{
-	lease_rows rows;
-	lease_row row = {};
-	lease_clock::run run = lease_clock::current_run();
-
-	if (clear_slot(rows, key.lock_id, slot, run))
-	{
-		row.key_id = key.lock_id;
-		row.token = draw_token();
-		row.expires = lease_clock::now() + how.ttl;
-		row.ttl = how.ttl;
-		row.run = run.id;
-		row.acquired_at = GetCurrentTimestamp();
-		row.renewed_at = row.acquired_at;
-		row.database = MyDatabaseId;
-		row.role = GetUserId();
-		row.slot = slot;
-		rows.insert(row, key.name, how.holder);
-		/* so that this command itself can release it */
-		CommandCounterIncrement();
-		/* whoever takes over from this server must know of it, whatever synchronous_commit is */
-		ForceSyncCommit();
-	}
-	rows.close();
-	return row.token;
-}
-
-/* Gives back the lock of a slot that could not be taken; otherwise it is kept. */
-int64
-take_slot_or_unlock(const lock_key &key, const wanted &how, int32 slot,
-					const heavyweight_lock &lock)
-{
-	int64 token = take_slot(key, how, slot);
-
-	if (token == 0)
-		manager::give_back(lock, scope::transaction);
-	else
-		lease_queue::wake_at_end(key.lock_id);
-	return token;
-}
-
-/* What a look at the slots of a key has brought. */
-struct look
-{
-	int64 token;	  /* 0: none was to be had */
-	int64 next_end;	  /* when the first of the leases expires */
-	bool is_changing; /* transactions that have not ended have locked slots */
-};
-
-look
-look_at_slot(const lock_key &key, const wanted &how, int32 slot)
-{
-	lease_rows rows;
-	lease_clock::run run = lease_clock::current_run();
-	found_lease last = rows.newest(key.lock_id, slot);
-
-	rows.close();
-	/* without the lock of the slot, which would keep others from checking that the lease is held */
-	if (last.state == lease_state::there && !is_expired(last.row, run))
-		return {0, end_of(last.row, run), false};
-
-	heavyweight_lock lock = lease_locks::slot(key.lock_id, slot, lease_locks::use::take);
-
-	if (manager::take(lock, scope::transaction) == nullptr)
-		return {0, lease_queue::never, true};
-
-	int64 token = take_slot_or_unlock(key, how, slot, lock);
-
-	/* if it was renewed meanwhile, its end is still to be seen */
-	return {token, lease_clock::now(), false};
-}
-
-/* Takes the first slot that is free, from one chosen at random on. */
-look
-look_at_slots(const lock_key &key, const wanted &how)
-{
-	look seen = {0, lease_queue::never, false};
-	auto last = static_cast<uint64>(how.slots) - 1;
-	auto first = static_cast<int32>(pg_prng_uint64_range(&pg_global_prng_state, 0, last));
-
-	if (int64 opens_at = lease_clock::opens_at(); opens_at > lease_clock::now())
-		return {0, opens_at, false};
-	for (int32 i = 0; i < how.slots && seen.token == 0; i++)
-	{
-		look one = look_at_slot(key, how, (first + i) % how.slots + 1);
-
-		CHECK_FOR_INTERRUPTS();
-		seen = {one.token, Min(seen.next_end, one.next_end), seen.is_changing || one.is_changing};
-	}
-	return seen;
-}
-
-/* Waits for the end of what another transaction does to the only slot of a key. */
-int64
-wait_for_slot(const lock_key &key, const wanted &how)
-{
-	heavyweight_lock lock = lease_locks::slot(key.lock_id, 1, lease_locks::use::take);
-
-	if (manager::wait(lock, scope::transaction, how.deadline) == nullptr)
-		return 0;
-	return take_slot_or_unlock(key, how, 1, lock);
-}
-
-/* For whoever is in front of the key's queue. */
-int64
-take_when_free(const lock_key &key, const wanted &how)
-{
-	/*
-	 * A transaction that was prepared wakes nobody when it ends. And while one of several slots is
-	 * looked at, a wait for the disk may swallow that another was released.
-	 */
-	constexpr int64 patience = USECS_PER_SEC;
-	lease_queue::sleeper sleeper(how.deadline);
-
-	for (;;)
-	{
-		look seen = look_at_slots(key, how);
-
-		if (how.slots > 1)
-			seen.next_end = Min(seen.next_end, lease_clock::now() + patience);
-		/* who waits in the lock manager is woken by it, and seen by its deadlock detection */
-		else if (seen.token == 0 && seen.is_changing)
-			seen = {wait_for_slot(key, how), lease_clock::now(), false};
-		if (seen.token != 0)
-			return seen.token;
-		if (!sleeper.sleep_until(seen.next_end))
-			return 0;
-	}
-}
-
-/* Takes a lease if one is to be had at once, and nobody waits. */
-int64
-take_at_once(const lock_key &key, const wanted &how)
-{
-	naming_context naming("acquiring lease", key);
-	heavyweight_lock gate = lease_locks::open_gate(key.lock_id);
-	int64 token = 0;
-
-	if (manager::take(gate, scope::transaction) != nullptr)
-	{
-		token = look_at_slots(key, how).token;
-		manager::give_back(gate, scope::transaction);
-	}
-	naming.end();
-	return token;
-}
-
-int64
-wait(const lock_key &key, const wanted &how)
-{
-	naming_context naming("acquiring lease", key);
-	heavyweight_lock gate = lease_locks::gate(key.lock_id);
-	int64 token = 0;
-
-	if (manager::wait(gate, scope::transaction, how.deadline) != nullptr)
-	{
-		token = take_when_free(key, how);
-		manager::give_back(gate, scope::transaction);
-		manager::check_client_is_there();
-	}
-	naming.end();
-	return token;
-}
-
-/* Who holds the leases of a key, as far as the user may know; nullptr: nobody. */
-const char *
-describe_holders(const lock_key &key)
-{
-	lease_rows rows;
-	lease_clock::run run = lease_clock::current_run();
-	StringInfoData words;
-
-	initStringInfo(&words);
-	rows.for_each_of_key(key.lock_id, [&](const shown_lease &lease) {
-		if (is_expired(lease.row, run))
-			return;
-		appendStringInfo(&words, "%stoken " INT64_FORMAT, words.len > 0 ? ", " : "",
-						 lease.row.token);
-		if (lease.holder != nullptr && may_see(lease.row.role))
-			appendStringInfo(&words, " (%s)", text_to_cstring(lease.holder));
-		appendStringInfo(&words, " since %s", timestamptz_to_str(lease.row.acquired_at));
-	});
-	rows.close();
-	return words.len > 0 ? words.data : nullptr;
-}
-
-[[noreturn]] void
-raise_timeout(const lock_key &key)
-{
-	const char *holders = describe_holders(key);
-
-	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					errmsg("could not acquire lease %s in time", describe(key)),
-					holders != nullptr ? errdetail("It is held with %s.", holders) : 0,
-					errhint("The view pglock.leases shows who holds it, and until when.")));
-}
-
 [[noreturn]] void
 raise_not_held(const lock_key &key, int64 token)
 {
@@ -335,6 +103,9 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 	lease_clock::run run = lease_clock::current_run();
 	TimestampTz time = GetCurrentTimestamp();
 	bool ends_sooner = false;
+
+	if (lease.state == lease_state::none)
+		return false;
 
 	bool is_renewed = rows.change(lease, [&](lease_row &row) {
 		int64 end = end_of(row, run);
@@ -356,47 +127,11 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 }
 } // namespace
 
-int64
-end_of(const lease_row &row, const lease_clock::run &current)
-{
-	if (row.expires == 0 || row.run == current.id)
-		return row.expires;
-	/* what was renewed before the server was restarted may be lost: it has its whole time again */
-	return current.began + row.ttl;
-}
-
-int64
-acquire(const lock_key &key, const wanted &how)
-{
-	int64 token = take_at_once(key, how);
-
-	if (token != 0 || how.deadline == deadline::at_once)
-		return token;
-	waiting::warn_of_old_snapshot("lease", key);
-	return wait(key, how);
-}
-
-int64
-acquire_or_raise(const lock_key &key, const wanted &how, FunctionCallInfo call)
-{
-	int64 token = take_at_once(key, how);
-
-	if (token == 0 && how.deadline != deadline::at_once)
-	{
-		waiting::drop_snapshot_or_warn("lease", key, call);
-		token = wait(key, how);
-	}
-	if (token == 0)
-		raise_timeout(key);
-	return token;
-}
-
 bool
 renew(const lock_key &key, int64 token, int64 ttl)
 {
 	lease_rows rows;
-	found_lease found = find(rows, key, token);
-	bool is_renewed = found.state != lease_state::none && renew(rows, found, ttl);
+	bool is_renewed = renew(rows, find(rows, key, token), ttl);
 
 	rows.close();
 	return is_renewed;
@@ -411,7 +146,7 @@ renew(int64 token, int64 ttl)
 	if (found.state != lease_state::none)
 		check_is_open(key_of_id(found.row.key_id), found.row);
 
-	bool is_renewed = found.state != lease_state::none && renew(rows, found, ttl);
+	bool is_renewed = renew(rows, found, ttl);
 
 	rows.close();
 	return is_renewed;

@@ -27,6 +27,7 @@
 #include "compat.hpp"
 #include "context.hpp"
 #include "holds.hpp"
+#include "own_relation.hpp"
 
 namespace pglock
 {
@@ -49,21 +50,15 @@ run_of_server()
 	return static_cast<const PGShmemHeader *>(UsedShmemSegAddr)->dsm_control;
 }
 
+own_relation tokens(RELKIND_SEQUENCE, "tokens");
+
 /* The sequence, while nobody else can draw. */
 class token_sequence
 {
   public:
 	token_sequence()
 	{
-		Oid schema = get_namespace_oid("pglock", true);
-		Oid sequence = OidIsValid(schema) ? get_relname_relid("tokens", schema) : InvalidOid;
-
-		if (!OidIsValid(sequence) || get_rel_relkind(sequence) != RELKIND_SEQUENCE)
-			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							errmsg("sequence \"pglock.tokens\" does not exist"),
-							errhint("Run ALTER EXTENSION postgres_lock UPDATE, or create the "
-									"extension again.")));
-		relation = relation_open(sequence, RowExclusiveLock);
+		relation = tokens.open(RowExclusiveLock);
 		buffer = ReadBuffer(relation, 0);
 		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
 	}

@@ -140,13 +140,13 @@ sub install_library
 	my ($name, %changes) = @_;
 
 	%changes = (
-		qr/(?=\tbool is_claimed = rows\.change)/ => "\tpg_usleep(@{[ STALL ]});\n",
-		qr/(?<=\tif \(is_claimed\)\n)(?=\t\trows\.remove\(last\);)/ => "\t\tpg_usleep(@{[ STALL ]}),\n",
+		qr/(?=\tbool is_claimed = change)/ => "\tpg_usleep(@{[ STALL ]});\n",
+		qr/(?<=\tif \(is_claimed\)\n)(?=\t\tremove\(lease\);)/ => "\t\tpg_usleep(@{[ STALL ]}),\n",
 		%changes);
 
 	my $library = PgInstallation::build_library(
 		"$folder/$name", undef,
-		'src/server/leases.cpp' => sub {
+		'src/server/lease_rows.cpp' => sub {
 			my ($code) = @_;
 
 			foreach my $place (keys %changes)
@@ -177,7 +177,7 @@ END_OF_SQL
 }
 
 my %mutants = (
-	'does not look again' => [ 'no_look', qr/if \(!is_expired\(row, run\)\)/ => 'if (!is_expired(last.row, run))' ],
+	'does not look again' => [ 'no_look', qr/if \(!is_over\(row, argument\)\)/ => 'if (!is_over(lease.row, argument))' ],
 	'does not claim the lease' => [ 'no_claim', qr/\t\trow\.expires = 0;\n/ => '' ]);
 
 foreach my $mutant (sort keys %mutants)
