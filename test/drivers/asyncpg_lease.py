@@ -7,7 +7,8 @@ import sys
 from datetime import timedelta
 
 import asyncpg
-from lease_worker import duration, say
+from lease_worker import duration
+from worker import say
 
 
 # [recipe]

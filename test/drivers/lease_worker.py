@@ -7,33 +7,20 @@ A driver is a module with:
   lease(connect, key, ttl, timeout), example(connect), write(key, token), sqlstate(error)
 """
 
-import sys
 import time
 from datetime import timedelta
+
+from worker import Commands, say
 
 
 class Lost(Exception):
     """Ends the block of a lease that may not be held any more."""
 
 
-class Worker:
-    def __init__(self, driver):
-        self.driver = driver
-
+class Worker(Commands):
     def main(self):
-        say("ready", self.driver.module.__version__.split()[0])
+        self.ready()
         self.block()
-
-    def block(self):
-        """Does what it is told until the end of the block that it is in."""
-        for line in iter(sys.stdin.readline, ""):
-            command, *arguments = line.rstrip("\n").split("\t")
-            if command == "end":
-                return
-            try:
-                getattr(self, command)(*arguments)
-            except self.driver.Error as error:
-                say("error", self.driver.sqlstate(error))
 
     def lease(self, key, ttl, timeout):
         try:
@@ -60,10 +47,6 @@ class Worker:
 
 def duration(milliseconds):
     return timedelta(milliseconds=int(milliseconds)) if milliseconds else None
-
-
-def say(*words):
-    print(*words, sep="\t", flush=True)
 
 
 def main(driver):

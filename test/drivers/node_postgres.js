@@ -5,7 +5,7 @@
 
 const interval = require("postgres-interval");
 const pg = require("pg");
-const readline = require("readline");
+const { serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(client, key, { timeout = null, shared = false, scope = "session", signal }, work) {
@@ -48,74 +48,7 @@ async function example() {
   // [end]
 }
 
-// a worker: see test/perl/Worker.pm
 let client = new pg.Client();
-let lines;
-const failure = new Error("told to fail");
-
-const commands = {
-  async lock(key, type, timeout, shared, scope) {
-    const options = { shared: shared === "shared", scope };
-    if (timeout) options.timeout = Object.assign(interval(""), { milliseconds: Number(timeout) });
-    await withLock(client, type === "integer" ? Number(key) : key, options, async () => {
-      say("held");
-      await block();
-    });
-    say("released");
-  },
-  async example() {
-    await example();
-    say("done");
-  },
-  async transaction() {
-    await commands.begin();
-    try {
-      await block();
-      await client.query("COMMIT");
-    } catch (error) {
-      await client.query("ROLLBACK");
-      throw error;
-    }
-    say("committed");
-  },
-  async begin() {
-    await client.query("BEGIN");
-    say("begun");
-  },
-  async run(sql) {
-    say("row", (await client.query({ text: sql, rowMode: "array" })).rows[0][0]);
-  },
-  async interrupt(how, rounds, microseconds, manner) {
-    const race = { how, bare: manner === "bare", interrupted: 0, left: 0, closed: 0 };
-    for (; rounds > 0 && !(race.bare && race.left); rounds--) {
-      await interrupted(race, (Math.random() * microseconds) / 1e3);
-    }
-    await reconnect();
-    say("interrupted", race.interrupted, race.left, race.closed);
-  },
-  async fail() {
-    throw failure;
-  },
-};
-
-function say(...words) {
-  process.stdout.write(words.join("\t") + "\n");
-}
-
-// Does what it is told until the end of the block that it is in.
-async function block() {
-  for (let line; !(line = await lines.next()).done; ) {
-    const [command, ...values] = line.value.split("\t");
-    if (command === "end") return true;
-    try {
-      await commands[command](...values);
-    } catch (error) {
-      if (!error.code) throw error;
-      say("error", error.code);
-    }
-  }
-  return false;
-}
 
 // Gives up after `milliseconds` while it takes a lock, and counts what came of it.
 async function interrupted(race, milliseconds) {
@@ -157,21 +90,40 @@ function prepare() {
   client.query = (text, values) => query(values ? { name: text.replace(/\W+/g, "_"), text, values } : text);
 }
 
-async function main() {
-  lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-  await client.connect();
-  if (process.argv.includes("prepared")) prepare();
-  say("ready", require("pg/package.json").version);
-  for (let more = true; more; ) {
+const driver = {
+  package: "pg",
+  async connect(prepared) {
+    await client.connect();
+    if (prepared) prepare();
+  },
+  lock(key, options, work) {
+    if (options.timeout) options.timeout = Object.assign(interval(""), { milliseconds: parseInt(options.timeout) });
+    return withLock(client, key, options, work);
+  },
+  example,
+  async transaction(work) {
+    await client.query("BEGIN");
     try {
-      more = await block();
+      await work();
+      await client.query("COMMIT");
     } catch (error) {
-      if (error !== failure) throw error;
-      say("failed");
+      await client.query("ROLLBACK");
+      throw error;
     }
-  }
-  await client.end();
-}
+  },
+  begin: () => client.query("BEGIN"),
+  async interrupt(how, rounds, microseconds, manner) {
+    const race = { how, bare: manner === "bare", interrupted: 0, left: 0, closed: 0 };
+    for (; rounds > 0 && !(race.bare && race.left); rounds--) {
+      await interrupted(race, (Math.random() * microseconds) / 1e3);
+    }
+    await reconnect();
+    return [race.interrupted, race.left, race.closed];
+  },
+  run: async (sql) => (await client.query({ text: sql, rowMode: "array" })).rows[0][0],
+  sqlstate: (error) => error.code,
+  close: () => client.end(),
+};
 
-if (require.main === module) main();
+if (require.main === module) serve(driver);
 else module.exports = { withLock };

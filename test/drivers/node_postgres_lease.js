@@ -3,7 +3,7 @@
 "use strict";
 
 const pg = require("pg");
-const readline = require("readline");
+const { blocks, say, versionOf } = require("./worker.js");
 
 // [recipe]
 async function withLease(pool, key, { ttl = 30_000, timeout = null }, work) {
@@ -49,7 +49,6 @@ async function example() {
 
 // a worker: see test/perl/Worker.pm
 const pool = new pg.Pool();
-let lines;
 let lost;
 
 const commands = {
@@ -66,6 +65,7 @@ const commands = {
     const hours = setInterval(() => {}, 3_600_000);
     if (!lost.aborted) await new Promise((resolve) => lost.addEventListener("abort", resolve));
     clearInterval(hours);
+    return false;
   },
   async write(key, token) {
     const client = await pool.connect();
@@ -85,28 +85,10 @@ const commands = {
   },
 };
 
-function say(...words) {
-  process.stdout.write(words.join("\t") + "\n");
-}
-
-// Does what it is told until the end of the block that it is in.
-async function block() {
-  for (let line; !(line = await lines.next()).done; ) {
-    const [command, ...values] = line.value.split("\t");
-    if (command === "end") return;
-    try {
-      await commands[command](...values);
-    } catch (error) {
-      if (!error.code) throw error;
-      say("error", error.code);
-    }
-    if (command === "lose") return;
-  }
-}
+const block = blocks(commands, (error) => error.code);
 
 async function main() {
-  lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-  say("ready", require("pg/package.json").version);
+  say("ready", versionOf("pg"));
   await block();
   await pool.end();
 }

@@ -6,7 +6,7 @@
 
 const { PrismaPg } = require("@prisma/adapter-pg");
 const { PrismaClient } = require("prisma-client");
-const { serve } = require("./worker.js");
+const { Transactions, serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(prisma, key, { timeout = null, shared = false, limit = 60_000 }, work) {
@@ -31,27 +31,21 @@ const adapter = new PrismaPg({ host: PGHOST, port: Number(PGPORT), user: PGUSER,
   idleTimeoutMillis: 0 });
 const prisma = new PrismaClient({ adapter });
 
-let transaction; // that we are in
-
-async function within(begun, work) {
-  const outer = transaction;
-  transaction = begun;
-  try {
-    return await work();
-  } finally {
-    transaction = outer;
-  }
-}
+const transactions = new Transactions();
 
 serve({
   package: "@prisma/client",
   connect() {},
   // a transaction within a transaction is a savepoint
-  lock: (key, options, work) => withLock(transaction ?? prisma, key, options, (tx) => within(tx, work)),
+  lock: (key, options, work) =>
+    withLock(transactions.current ?? prisma, key, options, (tx) => transactions.within(tx, work)),
   example: () => example(prisma),
-  transaction: (work) => (transaction ?? prisma).$transaction((tx) => within(tx, work), { maxWait: 60_000, timeout: 60_000 }),
+  transaction(work) {
+    const patience = { maxWait: 60_000, timeout: 60_000 };
+    return (transactions.current ?? prisma).$transaction((tx) => transactions.within(tx, work), patience);
+  },
   begin() {},
-  run: async (sql) => Object.values((await (transaction ?? prisma).$queryRawUnsafe(sql))[0])[0],
+  run: async (sql) => Object.values((await (transactions.current ?? prisma).$queryRawUnsafe(sql))[0])[0],
   async trap(key) {
     const held = withLock(prisma, key, { limit: 100 }, (tx) => tx.$queryRaw`SELECT pg_sleep(0.2)::text`);
     return held.catch((error) => error.code);

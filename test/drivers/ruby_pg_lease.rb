@@ -1,6 +1,7 @@
 # Ruby's pg. `connect` opens a connection without a type map: a boolean arrives as "t" or "f".
 
 require "pg"
+require_relative "worker"
 
 # [recipe]
 def with_lease(connect, key, ttl: 30, timeout: nil)
@@ -47,9 +48,9 @@ def example(connect)
 end
 
 # a worker: see test/perl/Worker.pm
-class LeaseWorker
+class LeaseWorker < Worker
   # Ends the block of a lease that may not be held any more.
-  class Lost < RuntimeError; end
+  class Lost < Failure; end
 
   def initialize
     @connect = -> { PG.connect }
@@ -63,17 +64,9 @@ class LeaseWorker
 
   private
 
-  # Does what it is told until the end of the block that it is in.
-  def block
-    while (line = $stdin.gets)
-      command, *arguments = line.chomp.split("\t", -1)
-      return if command == "end"
-      begin
-        send("do_#{command}", *arguments)
-      rescue PG::Error => error
-        say("error", error.result.error_field(PG::PG_DIAG_SQLSTATE))
-      end
-    end
+  def sqlstate(error)
+    raise error unless error.is_a?(PG::Error)
+    error.result.error_field(PG::PG_DIAG_SQLSTATE)
   end
 
   def do_lease(key, ttl, timeout)
@@ -107,10 +100,6 @@ class LeaseWorker
   def do_example
     example(@connect)
     say("done")
-  end
-
-  def say(*words)
-    puts(words.join("\t"))
   end
 end
 

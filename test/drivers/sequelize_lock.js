@@ -4,7 +4,7 @@
 "use strict";
 
 const { Sequelize, DataTypes } = require("sequelize");
-const { serve } = require("./worker.js");
+const { Transactions, serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(sequelize, key, { timeout = null, shared = false, ...options }, work) {
@@ -31,17 +31,7 @@ const open = (max, queryTimeout) => new Sequelize(PGDATABASE, PGUSER, "", { dial
 let sequelize;
 let Order;
 
-let transaction; // that we are in
-
-async function within(begun, work) {
-  const outer = transaction;
-  transaction = begun;
-  try {
-    return await work();
-  } finally {
-    transaction = outer;
-  }
-}
+const transactions = new Transactions();
 
 serve({
   package: "sequelize",
@@ -50,11 +40,12 @@ serve({
     Order = sequelize.define("order", { state: DataTypes.TEXT }, { timestamps: false });
   },
   lock: (key, options, work) =>
-    withLock(sequelize, key, { ...options, transaction }, (begun) => within(begun, work)),
+    withLock(sequelize, key, { ...options, transaction: transactions.current }, (begun) => transactions.within(begun, work)),
   example: () => example(sequelize, Order),
-  transaction: (work) => sequelize.transaction({ transaction }, (begun) => within(begun, work)),
+  transaction: (work) =>
+    sequelize.transaction({ transaction: transactions.current }, (begun) => transactions.within(begun, work)),
   begin() {},
-  run: async (sql) => Object.values((await sequelize.query(sql, { transaction }))[0][0])[0],
+  run: async (sql) => Object.values((await sequelize.query(sql, { transaction: transactions.current }))[0][0])[0],
   async trap(key) {
     const two = open(2);
     const [rows] = await withLock(two, key, {}, () => two.query("SELECT pglock.held($1)", { bind: [key] }));

@@ -18,11 +18,45 @@ function versionOf(name) {
   return JSON.parse(fs.readFileSync(files.find(fs.existsSync))).version;
 }
 
-// Serves a driver, an object with: package, connect(prepared, queryTimeout), lock(key, options, work), example(),
-// transaction(work), begin(), trap(key), run(sql), sqlstate(error), close(). An error without an SQLSTATE ends the worker.
-async function serve(driver) {
+// Returns a function that does what it is told until the end of the block that it is in: it returns true; or of the
+// input: false. A command that returns false ends its block, as `end` does. An error without an SQLSTATE ends them all.
+function blocks(commands, sqlstate) {
   const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
+  return async () => {
+    for (let line; !(line = await lines.next()).done; ) {
+      const [command, ...values] = line.value.split("\t");
+      if (command === "end") return true;
+      try {
+        if ((await commands[command](...values)) === false) return true;
+      } catch (error) {
+        const state = error !== failure && sqlstate(error);
+        if (!state) throw error;
+        say("error", state);
+      }
+    }
+    return false;
+  };
+}
+
+// The transaction that a driver is in which passes it along.
+class Transactions {
+  current;
+
+  async within(begun, work) {
+    const outer = this.current;
+    this.current = begun;
+    try {
+      return await work();
+    } finally {
+      this.current = outer;
+    }
+  }
+}
+
+// Serves a driver, an object with: package, connect(prepared, queryTimeout), lock(key, options, work), example(),
+// transaction(work), begin(), trap(key), interrupt(how, rounds, microseconds, manner), run(sql), sqlstate(error), close().
+async function serve(driver) {
   const commands = {
     async lock(key, type, timeout, shared, scope) {
       const options = { shared: shared === "shared", scope };
@@ -58,6 +92,9 @@ async function serve(driver) {
       await driver.connect(false);
       say("gave up", session);
     },
+    async interrupt(how, rounds, microseconds, manner) {
+      say("interrupted", ...(await driver.interrupt(how, Number(rounds), Number(microseconds), manner)));
+    },
     async run(sql) {
       say("row", await driver.run(sql));
     },
@@ -71,21 +108,7 @@ async function serve(driver) {
     return block();
   }
 
-  // Does what it is told until the end of the block that it is in: true; or of the input: false.
-  async function block() {
-    for (let line; !(line = await lines.next()).done; ) {
-      const [command, ...values] = line.value.split("\t");
-      if (command === "end") return true;
-      try {
-        await commands[command](...values);
-      } catch (error) {
-        const state = error !== failure && driver.sqlstate(error);
-        if (!state) throw error;
-        say("error", state);
-      }
-    }
-    return false;
-  }
+  const block = blocks(commands, driver.sqlstate);
 
   await driver.connect(process.argv.includes("prepared"));
   say("ready", versionOf(driver.package));
@@ -100,4 +123,4 @@ async function serve(driver) {
   await driver.close();
 }
 
-module.exports = { serve };
+module.exports = { Transactions, blocks, say, serve, versionOf };

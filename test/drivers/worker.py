@@ -22,22 +22,14 @@ class Failure(Exception):
     """Raised in the innermost block by the command `fail`; it ends them all."""
 
 
-class Worker:
-    def __init__(self, driver, prepared):
+class Commands:
+    """A worker's methods are the commands that it is told."""
+
+    def __init__(self, driver):
         self.driver = driver
-        self.prepared = prepared
-        self.connect()
 
-    def connect(self):
-        self.conn = self.driver.connect(self.prepared)
-
-    def main(self):
+    def ready(self):
         say("ready", self.driver.module.__version__.split()[0])
-        while True:
-            try:
-                return self.block()
-            except Failure:
-                say("failed")
 
     def block(self):
         """Does what it is told until the end of the block that it is in."""
@@ -49,6 +41,24 @@ class Worker:
                 getattr(self, command)(*arguments)
             except self.driver.Error as error:
                 say("error", self.driver.sqlstate(error))
+
+
+class Worker(Commands):
+    def __init__(self, driver, prepared):
+        super().__init__(driver)
+        self.prepared = prepared
+        self.connect()
+
+    def connect(self):
+        self.conn = self.driver.connect(self.prepared)
+
+    def main(self):
+        self.ready()
+        while True:
+            try:
+                return self.block()
+            except Failure:
+                say("failed")
 
     def lock(self, key, key_type, timeout, shared, scope):
         options = {"shared": shared == "shared", "scope": scope}

@@ -40,9 +40,13 @@ class Worker
       rescue Failure, Interrupted
         raise
       rescue StandardError => error
-        say("error", @driver.sqlstate(error))
+        say("error", sqlstate(error))
       end
     end
+  end
+
+  def sqlstate(error)
+    @driver.sqlstate(error)
   end
 
   def do_lock(key, type, timeout, shared, scope)
