@@ -4,14 +4,21 @@
 \echo Use "ALTER EXTENSION postgres_lock UPDATE TO '1.1'" to load this file. \quit
 
 --
--- CALL lock at transaction scope
+-- What is replaced
 --
 
--- A new parameter is a new procedure. The old ones make room, and hand their privileges on.
-ALTER PROCEDURE lock(text, interval, boolean) RENAME TO lock_of_session;
-ALTER PROCEDURE lock(bigint, interval, boolean) RENAME TO lock_of_session;
-ALTER PROCEDURE lock(uuid, interval, boolean) RENAME TO lock_of_session;
-ALTER PROCEDURE lock_raw(bigint, interval, boolean) RENAME TO lock_raw_of_session;
+-- A new parameter or column is a new function. The old ones make room, and hand their privileges on.
+ALTER PROCEDURE lock(text, interval, boolean) RENAME TO lock_of_1_0;
+ALTER PROCEDURE lock(bigint, interval, boolean) RENAME TO lock_of_1_0;
+ALTER PROCEDURE lock(uuid, interval, boolean) RENAME TO lock_of_1_0;
+ALTER PROCEDURE lock_raw(bigint, interval, boolean) RENAME TO lock_raw_of_1_0;
+ALTER FUNCTION session_holds() RENAME TO session_holds_of_1_0;
+ALTER FUNCTION lock_status() RENAME TO lock_status_of_1_0;
+ALTER FUNCTION contention_status() RENAME TO contention_status_of_1_0;
+
+--
+-- CALL lock at transaction scope
+--
 
 CREATE PROCEDURE lock(key text, timeout interval = NULL, shared boolean = false, scope text = 'session')
 AS 'MODULE_PATHNAME', 'pglock_lock_text' LANGUAGE C;
@@ -40,6 +47,80 @@ AS 'MODULE_PATHNAME', 'pglock_lock_raw' LANGUAGE C;
 COMMENT ON PROCEDURE lock_raw(bigint, timeout interval, shared boolean, scope text) IS
 'As lock(text, ...), for the advisory lock id itself, as the pg_advisory functions take it.';
 
+--
+-- What is shown of slots
+--
+
+CREATE FUNCTION session_holds(
+    OUT lock_id bigint,
+    OUT key text,
+    OUT mode text,
+    OUT scope text,
+    OUT depth bigint,
+    OUT held_since timestamptz,
+    OUT slot integer)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_session_holds' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+CREATE FUNCTION lock_status(
+    OUT key text,
+    OUT lock_id bigint,
+    OUT mode text,
+    OUT scope text,
+    OUT granted boolean,
+    OUT depth bigint,
+    OUT pid integer,
+    OUT held_since timestamptz,
+    OUT waiting_since timestamptz,
+    OUT blocked_by integer[],
+    OUT token bigint,
+    OUT slot integer)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_lock_status' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+CREATE OR REPLACE VIEW locks AS
+SELECT lock.key,
+       lock.lock_id,
+       lock.mode,
+       lock.scope,
+       lock.granted,
+       lock.depth,
+       lock.pid,
+       session.usename,
+       session.application_name,
+       session.client_addr,
+       lock.held_since,
+       lock.waiting_since,
+       lock.blocked_by,
+       lock.token,
+       lock.slot
+FROM @extschema@.lock_status() AS lock
+LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = lock.pid;
+
+CREATE FUNCTION contention_status(
+    OUT key text,
+    OUT lock_id bigint,
+    OUT waits bigint,
+    OUT total_wait_time double precision,
+    OUT max_wait_time double precision,
+    OUT timeouts bigint,
+    OUT deadlocks bigint,
+    OUT cancels bigint,
+    OUT last_wait_at timestamptz,
+    OUT stats_since timestamptz,
+    OUT of_slots boolean)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_contention_status' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION contention_status() IS
+'What the view contention shows.';
+
+CREATE OR REPLACE VIEW contention AS
+SELECT * FROM @extschema@.contention_status();
+
 -- Whom they belong to, and what was granted and revoked, is not the extension's own: pg_dump has to dump it.
 -- (Whoever may create in the extension's schema must not be able to stand in for the catalog's functions.)
 SET LOCAL search_path TO pg_catalog, pg_temp;
@@ -47,10 +128,9 @@ SET LOCAL search_path TO pg_catalog, pg_temp;
 WITH successor AS (
     SELECT old.oid AS old, new.oid AS new, old.proowner, old.proacl
     FROM pg_proc AS old JOIN pg_proc AS new
-      ON new.pronamespace = old.pronamespace AND new.proargtypes[0] = old.proargtypes[0]
-         AND new.proname = replace(old.proname, '_of_session', '')
-    WHERE old.pronamespace = '@extschema@'::regnamespace
-      AND old.proname IN ('lock_of_session', 'lock_raw_of_session')
+      ON new.pronamespace = old.pronamespace AND new.proname = replace(old.proname, '_of_1_0', '')
+         AND new.proargtypes[0] IS NOT DISTINCT FROM old.proargtypes[0]
+    WHERE old.pronamespace = '@extschema@'::regnamespace AND old.proname LIKE '%\_of\_1\_0'
 ), database AS (
     SELECT oid FROM pg_database WHERE datname = current_database()
 ), forgotten AS (
@@ -67,10 +147,119 @@ FROM successor WHERE oid = new;
 
 SET LOCAL search_path TO @extschema@, pg_temp;
 
-DROP PROCEDURE lock_of_session(text, interval, boolean);
-DROP PROCEDURE lock_of_session(bigint, interval, boolean);
-DROP PROCEDURE lock_of_session(uuid, interval, boolean);
-DROP PROCEDURE lock_raw_of_session(bigint, interval, boolean);
+DROP PROCEDURE lock_of_1_0(text, interval, boolean);
+DROP PROCEDURE lock_of_1_0(bigint, interval, boolean);
+DROP PROCEDURE lock_of_1_0(uuid, interval, boolean);
+DROP PROCEDURE lock_raw_of_1_0(bigint, interval, boolean);
+DROP FUNCTION session_holds_of_1_0();
+DROP FUNCTION lock_status_of_1_0();
+DROP FUNCTION contention_status_of_1_0();
+
+--
+-- Slots
+--
+
+CREATE FUNCTION acquire_slot(key text, slots integer, timeout interval = NULL, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_acquire_slot_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_slot(text, slots integer, timeout interval, scope text) IS
+'Waits for one of the slots of a key and takes it. Returns its number, from 1 to slots; NULL: the timeout
+passed and nothing was taken. No two sessions hold the same slot, so that at most slots of them hold one
+at a time. A session may hold several, each taken by a call of its own. Where callers say different
+numbers, each gets one within its own. Whoever waited longest comes first. Deadlocks among those who wait
+for one of several slots are not detected: use a timeout. Slots, locks and leases of one name have nothing
+to do with each other. timeout and scope as for acquire. Errors as for acquire, and 55000 if this session
+holds all of the slots itself.';
+
+CREATE FUNCTION acquire_slot(key bigint, slots integer, timeout interval = NULL, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_acquire_slot_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_slot(bigint, slots integer, timeout interval, scope text) IS
+'As acquire_slot(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION acquire_slot(key uuid, slots integer, timeout interval = NULL, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_acquire_slot_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION acquire_slot(uuid, slots integer, timeout interval, scope text) IS
+'As acquire_slot(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION try_slot(key text, slots integer, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_try_slot_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_slot(text, slots integer, scope text) IS
+'Takes one of the slots of a key if that is possible at once. Returns its number; NULL: all are taken, or
+others wait for one. Never waits. slots, scope and errors as for acquire_slot.';
+
+CREATE FUNCTION try_slot(key bigint, slots integer, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_try_slot_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_slot(bigint, slots integer, scope text) IS
+'As try_slot(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION try_slot(key uuid, slots integer, scope text = 'session')
+RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_try_slot_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION try_slot(uuid, slots integer, scope text) IS
+'As try_slot(text, ...), for the text of the uuid.';
+
+CREATE PROCEDURE slot(key text, slots integer, timeout interval = NULL, scope text = 'session', INOUT slot integer = NULL)
+AS 'MODULE_PATHNAME', 'pglock_slot_text' LANGUAGE C;
+
+COMMENT ON PROCEDURE slot(text, slots integer, timeout interval, scope text, INOUT slot integer) IS
+'Takes a slot as acquire_slot does, but a timeout that passes is error 55P03, whose DETAIL names the
+holders. The number comes back in the parameter slot. At session scope, as a statement of its own outside
+a transaction block, it waits without a snapshot, as CALL lock does; elsewhere at session scope it warns
+of that. Errors as for acquire_slot.';
+
+CREATE PROCEDURE slot(key bigint, slots integer, timeout interval = NULL, scope text = 'session', INOUT slot integer = NULL)
+AS 'MODULE_PATHNAME', 'pglock_slot_bigint' LANGUAGE C;
+
+COMMENT ON PROCEDURE slot(bigint, slots integer, timeout interval, scope text, INOUT slot integer) IS
+'As slot(text, ...), for the text of the bigint.';
+
+CREATE PROCEDURE slot(key uuid, slots integer, timeout interval = NULL, scope text = 'session', INOUT slot integer = NULL)
+AS 'MODULE_PATHNAME', 'pglock_slot_uuid' LANGUAGE C;
+
+COMMENT ON PROCEDURE slot(uuid, slots integer, timeout interval, scope text, INOUT slot integer) IS
+'As slot(text, ...), for the text of the uuid.';
+
+CREATE FUNCTION release_slot(key text, slot integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_slot_text' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_slot(text, slot integer) IS
+'Releases a slot that this session holds at session scope. true: released; false: it does not hold it.
+Release after COMMIT: with uncommitted writes it warns. Errors: 22004, 22023; 25006 instead of false on a
+standby, unless pglock.allow_on_standby is on.';
+
+CREATE FUNCTION release_slot(key bigint, slot integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_slot_bigint' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_slot(bigint, slot integer) IS
+'As release_slot(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION release_slot(key uuid, slot integer)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'pglock_release_slot_uuid' LANGUAGE C
+VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION release_slot(uuid, slot integer) IS
+'As release_slot(text, ...), for the text of the uuid.';
 
 --
 -- Leases
@@ -399,7 +588,8 @@ pglock.max_contended_keys is 0, or before PostgreSQL 17 postgres_lock is not in 
 
 COMMENT ON SCHEMA @extschema@ IS
 'Named locks. acquire, try and CALL lock take a lock by its name, release gives it back, and the view
-locks shows who holds it and who waits for it.';
+locks shows who holds it and who waits for it. acquire_slot takes one of several slots of a key,
+acquire_lease a lease, which belongs to a token instead of a session.';
 
 COMMENT ON FUNCTION acquire(text, timeout interval, shared boolean, scope text) IS
 'Waits for a lock and takes it. true: it is held; false: the timeout passed and nothing was taken.
@@ -426,12 +616,12 @@ Release after COMMIT: with uncommitted writes it warns. Errors: 22004; 25006 ins
 standby, unless pglock.allow_on_standby is on.';
 
 COMMENT ON FUNCTION release_all() IS
-'Releases every session-scope level that this session took through this extension. Returns how many
-levels that was.';
+'Releases every session-scope level that this session took through this extension, slots included.
+Returns how many levels that was.';
 
 COMMENT ON FUNCTION release_all(text[]) IS
-'Releases every session-scope level of those keys that this session took through this extension.
-Returns how many levels that was. Error 22004.';
+'Releases every session-scope level of the locks of those keys that this session took through this
+extension. Returns how many levels that was. Error 22004.';
 
 COMMENT ON FUNCTION held(text) IS
 'Whether this session holds the lock, in any mode or scope. Errors: 22004; 25006 instead of false on a
@@ -471,7 +661,8 @@ built-in functions. Who holds and who waits comes from the lock manager at the m
 that a session holds in two modes, or took through this extension at two scopes, has a row for each.
 lock_id is NULL for locks with two integers as their key, pid for prepared transactions. key, scope,
 depth, held_since and token are published by the sessions, and NULL for what was taken only through the
-built-in functions. For sessions of other roles only members of pg_read_all_stats see them; everybody
+built-in functions. slot is the number of a slot, 0 for whoever waits for any slot of the key, and NULL
+for a lock. For sessions of other roles only members of pg_read_all_stats see them; everybody
 else sees <insufficient privilege> as the key, and NULL. Error 25006 on a standby, which does not know the
 locks of the primary, unless pglock.allow_on_standby is on. Before PostgreSQL 17 other sessions publish
 nothing unless postgres_lock is in shared_preload_libraries.';
@@ -480,7 +671,8 @@ COMMENT ON VIEW contention IS
 'One row for each key of this database that sessions had to wait for through this extension: how often,
 how long in total and at most (in milliseconds), and how often in vain. A lock_timeout counts as a
 timeout; statement_timeout, the end of the session and the like count as cancels. last_wait_at is the end
-of the last wait, stats_since that of the first one that is counted. There is room for
+of the last wait, stats_since that of the first one that is counted. of_slots: these are the waits for
+slots of the key, not for its lock. There is room for
 pglock.max_contended_keys keys; when it is full, the key waited for least recently is dropped. key is
 <insufficient privilege> for roles that may not see all of the last four roles that waited, as in
 pg_stat_activity. Before PostgreSQL 17 it is empty unless postgres_lock is in shared_preload_libraries.';

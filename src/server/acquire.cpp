@@ -35,17 +35,17 @@ check_allowed(const lock_key &key, const request &how)
 	context::check_no_parallel_worker();
 	if (standby::is_off_limits())
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-						errmsg("cannot acquire lock %s on a standby", describe(key)),
+						errmsg("cannot acquire %s on a standby", describe_in_full(key)),
 						errdetail("A lock on a standby does not exclude sessions on the primary."),
 						errhint("Acquire it on the primary. To exclude sessions of this standby "
 								"only, set \"pglock.allow_on_standby\" to on.")));
 	if (how.scope == scope::session && !settings::session_scope)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("cannot acquire lock %s at session scope", describe(key)),
+						errmsg("cannot acquire %s at session scope", describe_in_full(key)),
 						errdetail("\"pglock.session_scope\" is off, because sessions are shared "
 								  "between clients here."),
-						errhint("Acquire it at transaction scope, in a transaction block: "
-								"pglock.acquire(key, scope => 'transaction').")));
+						errhint("Acquire it at transaction scope, in a transaction block, with "
+								"scope => 'transaction'.")));
 }
 
 void
@@ -55,7 +55,7 @@ warn_of_scope(const lock_key &key, const request &how)
 		!context::transaction_ends_with_statement())
 		return;
 	ereport(WARNING, (errcode(ERRCODE_NO_ACTIVE_SQL_TRANSACTION),
-					  errmsg("lock %s is held for this statement only", describe(key)),
+					  errmsg("%s is held for this statement only", describe_in_full(key)),
 					  errdetail("A lock at transaction scope ends with its transaction, and this "
 								"statement is not in a transaction block."),
 					  errhint("Acquire it after BEGIN, or at session scope.")));
@@ -73,7 +73,7 @@ warn_of_unseen_writes(const lock_key *key = nullptr)
 	if (unseen == writes::unseen::nothing)
 		return;
 
-	const char *what = key != nullptr ? psprintf("lock %s is", describe(*key)) : "locks are";
+	const char *what = key != nullptr ? psprintf("%s is", describe_in_full(*key)) : "locks are";
 
 	ereport(WARNING, (errmsg("%s released before the transaction commits its writes", what),
 					  unseen == writes::unseen::rows
@@ -89,14 +89,14 @@ warn_of_other_hold(const lock_key &key, std::optional<mode> only)
 {
 	for (mode m : modes)
 	{
-		if (!manager::holds(lock{key.lock_id, m}))
+		if (!manager::holds(lock{key, m}))
 			continue;
 		if (only.value_or(m) == m)
-			ereport(WARNING, (errmsg("lock %s is held at transaction scope", describe(key)),
+			ereport(WARNING, (errmsg("%s is held at transaction scope", describe_in_full(key)),
 							  errdetail("A lock at transaction scope is released when its "
 										"transaction ends, not before.")));
 		else
-			ereport(WARNING, (errmsg("lock %s is not held %s", describe(key), adverb(*only)),
+			ereport(WARNING, (errmsg("%s is not held %s", describe_in_full(key), adverb(*only)),
 							  errdetail("This session holds it %s.", adverb(m))));
 		return true;
 	}
@@ -117,20 +117,8 @@ warn_of_nothing_released(const lock_key &key, std::optional<mode> only)
 	const char *others = describe_other_holders(key);
 
 	if (others != nullptr || holds::has_taken_any())
-		ereport(WARNING, (errmsg("lock %s is not held by this session", describe(key)),
+		ereport(WARNING, (errmsg("%s is not held by this session", describe_in_full(key)),
 						  others != nullptr ? errdetail("It is held by %s.", others) : 0));
-}
-
-/* Raises 55P03: a lock was not to be had in time. */
-[[noreturn]] void
-raise_timeout(const lock_key &key)
-{
-	const char *others = describe_other_holders(key);
-
-	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					errmsg("could not acquire lock %s in time", describe(key)),
-					others != nullptr ? errdetail("It is held by %s.", others) : 0,
-					errhint("%s", hint_at_parties(key))));
 }
 
 bool
@@ -160,8 +148,8 @@ wait(const lock_key &key, const request &how)
 bool
 is_alone_with(const lock_key &key, const request &how)
 {
-	return how.mode == mode::exclusive && manager::holds(lock{key.lock_id, mode::shared}) &&
-		   lock_table::holders(lock{key.lock_id, mode::exclusive}.tag()).size() == 1;
+	return how.mode == mode::exclusive && manager::holds(lock{key, mode::shared}) &&
+		   lock_table::holders(key).size() == 1;
 }
 
 /* One that is not to wait, and was refused. */
@@ -218,11 +206,38 @@ in_order(std::span<lock_key> keys)
 }
 } // namespace
 
-bool
-acquire(const lock_key &key, const request &how)
+void
+check_may_acquire(const lock_key &key, const request &how)
 {
 	check_allowed(key, how);
 	warn_of_scope(key, how);
+}
+
+void
+get_ready_to_wait(const char *noun, const lock_key &key, const request &how, FunctionCallInfo call)
+{
+	if (how.scope == scope::session)
+		waiting::drop_snapshot_or_warn(noun, key, call);
+	else
+		waiting::warn_of_old_snapshot(noun, key);
+}
+
+void
+raise_timeout(const lock_key &key)
+{
+	const char *others = describe_other_holders(key);
+	const char *verb = key.slot == any_slot ? "They are" : "It is";
+
+	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					errmsg("could not acquire %s in time", describe_in_full(key)),
+					others != nullptr ? errdetail("%s held by %s.", verb, others) : 0,
+					errhint("%s", hint_at_parties(key))));
+}
+
+bool
+acquire(const lock_key &key, const request &how)
+{
+	check_may_acquire(key, how);
 	return take_or_wait(key, how);
 }
 
@@ -233,8 +248,7 @@ acquire_all(std::span<lock_key> keys, const request &how)
 
 	if (keys.empty())
 		return true;
-	check_allowed(keys[0], how);
-	warn_of_scope(keys[0], how);
+	check_may_acquire(keys[0], how);
 	keys = in_order(keys);
 
 	PG_TRY();
@@ -259,17 +273,12 @@ acquire_all(std::span<lock_key> keys, const request &how)
 void
 lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 {
-	check_allowed(key, how);
-	warn_of_scope(key, how);
-
+	check_may_acquire(key, how);
 	if (take(key, how))
 		return;
 	if (how.deadline != deadline::at_once)
 	{
-		if (how.scope == scope::session)
-			waiting::drop_snapshot_or_warn("lock", key, call);
-		else
-			waiting::warn_of_old_snapshot("lock", key);
+		get_ready_to_wait("lock", key, how, call);
 		if (wait(key, how))
 			return;
 	}
@@ -281,7 +290,7 @@ release(const lock_key &key, std::optional<mode> only)
 {
 	context::check_no_parallel_worker();
 
-	std::optional<holds::level> newest = holds::newest(key.lock_id, only);
+	std::optional<holds::level> newest = holds::newest(key, only);
 
 	if (!newest)
 	{
@@ -313,13 +322,13 @@ release_all(std::span<lock_key> keys)
 	context::check_no_parallel_worker();
 	keys = in_order(keys);
 	for (const lock_key &key : keys)
-		levels += holds::levels(key.lock_id);
+		levels += holds::levels(key);
 	if (levels > 0)
 		warn_of_unseen_writes();
 
 	levels = 0;
 	for (const lock_key &key : keys)
-		levels += holds::give_back_all(key.lock_id);
+		levels += holds::give_back_all(key);
 	return levels;
 }
 } // namespace pglock

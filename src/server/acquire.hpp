@@ -19,6 +19,19 @@ struct request
 	TimestampTz deadline; /* the end of waiting, or one of those in deadline.hpp */
 };
 
+/* Raises what is wrong with a request, and warns if it will be held for one statement only. */
+void check_may_acquire(const lock_key &key, const request &how);
+
+/*
+ * Gets a procedure ready to wait, without a snapshot at session scope if its call allows that, and
+ * warns of what it does not; see waiting.hpp for the noun.
+ */
+void get_ready_to_wait(const char *noun, const lock_key &key, const request &how,
+					   FunctionCallInfo call);
+
+/* Raises 55P03: a lock, or any slot of a key, was not to be had in time. */
+[[noreturn]] void raise_timeout(const lock_key &key);
+
 /* Takes a lock. False: it was not to be had in time, and nothing was taken. */
 bool acquire(const lock_key &key, const request &how);
 

@@ -114,4 +114,29 @@ deadline_argument(FunctionCallInfo fcinfo, int argument)
 		return deadline::at_once;
 	return GetCurrentTimestamp() + static_cast<int64>(microseconds);
 }
+
+int32
+slots_argument(FunctionCallInfo fcinfo, int argument)
+{
+	check_not_null(fcinfo, argument, "slots");
+
+	int32 slots = PG_GETARG_INT32(argument);
+
+	if (slots < 1 || slots > max_slots)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid slots: %d", slots),
+				 errdetail("The number of slots must be between 1 and %d.", max_slots)));
+	return slots;
+}
+
+Datum
+inout_row(FunctionCallInfo fcinfo, Datum value)
+{
+	TupleDesc columns;
+	bool is_null = false;
+
+	if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), &value, &is_null));
+}
 } // namespace pglock

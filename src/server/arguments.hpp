@@ -31,6 +31,12 @@ std::span<lock_key> text_keys(FunctionCallInfo fcinfo);
 /* The microseconds of an interval, with months of 30 days and days of 24 hours. */
 __int128 microseconds_of(const Interval *interval);
 
+/* How many slots a key has. Raises 22004 and 22023. */
+int32 slots_argument(FunctionCallInfo fcinfo, int argument);
+
+/* What a procedure returns: a row of its one INOUT parameter. */
+Datum inout_row(FunctionCallInfo fcinfo, Datum value);
+
 /* The timeout in an argument, as the time at which waiting ends. NULL waits for ever. */
 TimestampTz deadline_argument(FunctionCallInfo fcinfo, int argument);
 } // namespace pglock

@@ -38,9 +38,11 @@ struct area
 	entry entries[FLEXIBLE_ARRAY_MEMBER];
 
 	int &
-	bucket(Oid database, int64 lock_id)
+	bucket(Oid database, const lockable &what)
 	{
-		uint64 hash = (static_cast<uint64>(lock_id) ^ database) * UINT64CONST(0x9E3779B97F4A7C15);
+		uint64 number =
+			static_cast<uint64>(what.lock_id) ^ database ^ static_cast<uint32>(what.slot);
+		uint64 hash = number * UINT64CONST(0x9E3779B97F4A7C15);
 
 		return reinterpret_cast<int *>(entries + keys)[(hash >> 32) % static_cast<uint64>(keys)];
 	}
@@ -55,7 +57,7 @@ area *shared = nullptr;
 struct
 {
 	TimestampTz since; /* 0: none */
-	int64 lock_id;
+	lockable what;
 	bool has_name;
 	shown_name_buffer name;
 } waiting;
@@ -84,7 +86,7 @@ void
 forget(int i)
 {
 	entry &e = shared->entries[i];
-	int *place = &shared->bucket(e.database, e.of.lock_id);
+	int *place = &shared->bucket(e.database, e.of.what);
 
 	while (*place != i)
 		place = &shared->entries[*place].next_in_bucket;
@@ -97,15 +99,15 @@ forget(int i)
 
 /* The statistics of a key of this database, which are begun if there are none. */
 statistics &
-find_or_add(int64 lock_id, TimestampTz now)
+find_or_add(const lockable &what, TimestampTz now)
 {
-	int *bucket = &shared->bucket(MyDatabaseId, lock_id);
+	int *bucket = &shared->bucket(MyDatabaseId, what);
 
 	for (int i = *bucket; i != none; i = shared->entries[i].next_in_bucket)
 	{
 		entry &e = shared->entries[i];
 
-		if (e.of.lock_id != lock_id || e.database != MyDatabaseId)
+		if (e.of.what != what || e.database != MyDatabaseId)
 			continue;
 		take_from_order(i);
 		make_newest(i);
@@ -125,7 +127,7 @@ find_or_add(int64 lock_id, TimestampTz now)
 	shared->unused = e.next_in_bucket;
 	e.database = MyDatabaseId;
 	e.of = {};
-	e.of.lock_id = lock_id;
+	e.of.what = what;
 	e.of.since = now;
 	e.next_in_bucket = *bucket;
 	*bucket = added;
@@ -194,7 +196,8 @@ begin_wait(const lock_key &key)
 		is_registered = true;
 	}
 	waiting.since = GetCurrentTimestamp();
-	waiting.lock_id = key.lock_id;
+	/* a wait for the only slot is one for any of them */
+	waiting.what = {key.lock_id, key.slot == no_slot ? no_slot : any_slot};
 	waiting.has_name = key.name.data() != nullptr;
 	if (waiting.has_name)
 		show_name(key.name, waiting.name);
@@ -213,7 +216,7 @@ end_wait(outcome end)
 		/* read under the lock, so that those who come later do not have earlier times */
 		TimestampTz now = GetCurrentTimestamp();
 
-		add_wait(find_or_add(waiting.lock_id, now), end, now);
+		add_wait(find_or_add(waiting.what, now), end, now);
 		LWLockRelease(&shared->lock);
 	}
 	waiting.since = 0;

@@ -30,7 +30,7 @@ outcome outcome_of_error();
 /* What is known of one key; times in microseconds. */
 struct statistics
 {
-	int64 lock_id;
+	lockable what; /* a key, or any of its slots */
 	bool has_name;
 	shown_name_buffer name;
 	Oid roles[4]; /* whose sessions waited last by that name, the last first */

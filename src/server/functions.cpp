@@ -12,6 +12,7 @@
 #include "lock.hpp"
 #include "registry.hpp"
 #include "shared.hpp"
+#include "slots.hpp"
 #include "standby.hpp"
 #include "token.hpp"
 #include "views.hpp"
@@ -70,15 +71,14 @@ void
 check_may_answer(const char *verb, const lock_key &key)
 {
 	if (standby::is_off_limits())
-		standby::refuse(psprintf("%s lock %s", verb, describe(key)));
+		standby::refuse(psprintf("%s %s", verb, describe_in_full(key)));
 }
 
 bool
 is_held(const lock_key &key)
 {
 	context::check_no_parallel_worker();
-	return manager::holds(lock{key.lock_id, mode::exclusive}) ||
-		   manager::holds(lock{key.lock_id, mode::shared});
+	return manager::holds(lock{key, mode::exclusive}) || manager::holds(lock{key, mode::shared});
 }
 
 bool
@@ -95,7 +95,7 @@ bool
 is_free(const lock_key &key)
 {
 	check_may_answer("look up", key);
-	return manager::parties(lock{key.lock_id, mode::exclusive}.tag()) == 0;
+	return manager::parties(lock{key, mode::exclusive}.tag()) == 0;
 }
 
 Datum
@@ -130,6 +130,62 @@ registry_size(FunctionCallInfo fcinfo)
 	return Int64GetDatum(static_cast<int64>(registry::size()));
 }
 
+/* (key, slots, timeout, scope) */
+request
+slot_request_arguments(FunctionCallInfo fcinfo)
+{
+	return {mode::exclusive, scope_argument(fcinfo, 3), deadline_argument(fcinfo, 2)};
+}
+
+/* NULL: no slot was to be had. */
+Datum
+slot_or_null(FunctionCallInfo fcinfo, int32 slot)
+{
+	fcinfo->isnull = slot == 0;
+	return Int32GetDatum(slot);
+}
+
+Datum
+acquire_slot(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	int32 slots = slots_argument(fcinfo, 1);
+
+	return slot_or_null(fcinfo, slots::acquire(key, slots, slot_request_arguments(fcinfo)));
+}
+
+/* (key, slots, scope) */
+Datum
+try_slot(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	int32 slots = slots_argument(fcinfo, 1);
+	request how = {mode::exclusive, scope_argument(fcinfo, 2), deadline::at_once};
+
+	return slot_or_null(fcinfo, slots::acquire(key, slots, how));
+}
+
+/* (key, slots, timeout, scope, slot) */
+Datum
+call_slot(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	int32 slots = slots_argument(fcinfo, 1);
+	request how = slot_request_arguments(fcinfo);
+
+	return inout_row(fcinfo, Int32GetDatum(slots::acquire_or_raise(key, slots, how, fcinfo)));
+}
+
+bool
+release_slot(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	check_not_null(fcinfo, 1, "slot");
+
+	int32 slot = PG_GETARG_INT32(1);
+
+	if (slot < 1 || slot > max_slots)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid slot: %d", slot),
+						errdetail("The number of a slot is between 1 and %d.", max_slots)));
+	return release_held(key.with(slot), std::nullopt);
+}
+
 Datum
 call_lock(FunctionCallInfo fcinfo, const lock_key &key)
 {
@@ -150,6 +206,10 @@ PGLOCK_KEY_AND_RAW_FUNCTIONS(try, BoolGetDatum(acquire(key, request_at_once_argu
 PGLOCK_KEY_AND_RAW_FUNCTIONS(lock, call_lock(fcinfo, key))
 PGLOCK_KEY_AND_RAW_FUNCTIONS(release,
 							 BoolGetDatum(release_held(key, optional_mode_argument(fcinfo, 1))))
+PGLOCK_KEY_FUNCTIONS(acquire_slot, acquire_slot(fcinfo, key))
+PGLOCK_KEY_FUNCTIONS(try_slot, try_slot(fcinfo, key))
+PGLOCK_KEY_FUNCTIONS(slot, call_slot(fcinfo, key))
+PGLOCK_KEY_FUNCTIONS(release_slot, BoolGetDatum(release_slot(fcinfo, key)))
 PGLOCK_KEY_FUNCTIONS(held, BoolGetDatum(held(key)))
 PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(is_free(key)))
 PGLOCK_KEY_FUNCTIONS(holders, holders(fcinfo, key))

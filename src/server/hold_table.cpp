@@ -6,7 +6,7 @@
  */
 #include "hold_table.hpp"
 
-#include "lock_id_map.hpp"
+#include "lock_map.hpp"
 
 namespace pglock::hold_table
 {
@@ -15,7 +15,7 @@ int block_count = 0;
 
 namespace
 {
-lock_id_map<hold> index;
+lock_map<hold> index;
 hold *found_last = nullptr; /* what is taken is often given back next */
 
 /* Blocks that are private, and when to try again to publish them. */
@@ -134,10 +134,10 @@ block_with_room()
 } // namespace
 
 hold *
-find(int64 lock_id)
+find(const lockable &what)
 {
-	if (found_last == nullptr || found_last->lock_id != lock_id)
-		found_last = index.find(lock_id);
+	if (found_last == nullptr || found_last->what != what)
+		found_last = index.find(what);
 	return found_last;
 }
 
@@ -153,13 +153,13 @@ add(const lock_key &key)
 	hold *next_free = added.next_free;
 
 	added = {};
-	added.lock_id = key.lock_id;
+	added.what = key;
 	added.published = published;
 	added.in_use = true;
 	added.block = static_cast<uint8>(&with_room - blocks);
 	with_room.free = next_free;
 	with_room.in_use++;
-	index.add(key.lock_id, &added);
+	index.add(key, &added);
 	registry::publish(*published, key);
 	found_last = &added;
 	return added;
@@ -172,7 +172,7 @@ remove(hold &h)
 
 	registry::take_back(*h.published);
 	h.levels.clear();
-	index.remove(h.lock_id);
+	index.remove(h.what);
 	if (found_last == &h)
 		found_last = nullptr;
 	h.in_use = false;

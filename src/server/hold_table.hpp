@@ -1,5 +1,6 @@
 /*
- * hold_table.hpp: the memory of this session's books: one hold for each lock, found by its lock id.
+ * hold_table.hpp: the memory of this session's books: one hold for each lock, found by what is
+ * locked.
  *
  * Holds live in blocks, each of which goes with a chunk of the registry: the record that a hold
  * publishes is the one in its place. A hold keeps its address. Where there was no memory for a
@@ -27,7 +28,7 @@ struct possession
 /* What the books know of a lock. */
 struct hold
 {
-	int64 lock_id;
+	lockable what;
 	registry::record *published;
 	possession by_mode[2];
 	level_stack levels;		   /* of session scope, taken through pglock */
@@ -56,7 +57,7 @@ static_assert(std::is_trivially_destructible_v<hold>);
 namespace hold_table
 {
 /* The hold of that lock, nullptr if there is none. */
-hold *find(int64 lock_id);
+hold *find(const lockable &what);
 
 /* Adds a hold for a lock that has none, and publishes it. Raises 53200. */
 hold &add(const lock_key &key);

@@ -15,16 +15,24 @@ namespace
 /* So many are named, and the others counted. */
 constexpr size_t most_named = 5;
 
-/* Since when a process holds the lock, in whatever mode and scope; 0: it has not published that. */
+/* Is that what was asked for: the lock, or one of the slots of its key. */
+bool
+is_asked_for(const lockable &what, const lockable &asked)
+{
+	return what == asked ||
+		   (asked.slot == any_slot && what.slot > 0 && what.lock_id == asked.lock_id);
+}
+
+/* Since when a process holds that, in whatever mode and scope; 0: it has not published it. */
 TimestampTz
-held_since(const lock_table::holder &by, int64 lock_id)
+held_since(const lock_table::holder &by, const lockable &asked)
 {
 	registry::reader reader;
 	TimestampTz since = 0;
 
 	reader.begin(by.number);
 	reader.for_each(by.number, [&](const registry::publication &p) {
-		if (p.lock_id != lock_id)
+		if (!is_asked_for(p.what, asked))
 			return;
 		for (mode m : modes)
 			for (scope s : scopes)
@@ -36,7 +44,7 @@ held_since(const lock_table::holder &by, int64 lock_id)
 }
 
 void
-append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
+append_holder(StringInfo words, const lock_table::holder &by, const lockable &asked)
 {
 	if (by.pid == 0)
 	{
@@ -50,7 +58,7 @@ append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
 			[&](const PgBackendStatus &s) { return s.st_procpid == by.pid; });
 		status != nullptr && status->st_appname[0] != '\0')
 		appendStringInfo(words, " (%s)", status->st_appname);
-	if (TimestampTz since = held_since(by, lock_id); since != 0)
+	if (TimestampTz since = held_since(by, asked); since != 0)
 		appendStringInfo(words, " since %s", timestamptz_to_str(since));
 }
 } // namespace
@@ -58,8 +66,7 @@ append_holder(StringInfo words, const lock_table::holder &by, int64 lock_id)
 const char *
 describe_other_holders(const lock_key &key)
 {
-	LOCKTAG tag = lock{key.lock_id, mode::exclusive}.tag();
-	std::span<const lock_table::holder> holders = lock_table::holders(tag);
+	std::span<const lock_table::holder> holders = lock_table::holders(key);
 	StringInfoData words;
 	size_t others = 0;
 
@@ -70,7 +77,7 @@ describe_other_holders(const lock_key &key)
 		if (by.pid == MyProcPid || others++ >= most_named)
 			continue;
 		appendStringInfoString(&words, words.len > 0 ? ", " : "");
-		append_holder(&words, by, key.lock_id);
+		append_holder(&words, by, key);
 	}
 	if (others > most_named)
 		appendStringInfo(&words, " and %zu more", others - most_named);
@@ -80,8 +87,8 @@ describe_other_holders(const lock_key &key)
 const char *
 hint_at_parties(const lock_key &key)
 {
-	bool may_wait_for_nobody = client_connection_check_interval == 0 &&
-							   lock_table::has_waiters(lock{key.lock_id, mode::exclusive}.tag());
+	bool may_wait_for_nobody =
+		client_connection_check_interval == 0 && lock_table::has_waiters(key.tag());
 
 	return may_wait_for_nobody
 			   ? "The view pglock.locks shows who holds it and who waits. The clients of those who "

@@ -8,9 +8,9 @@
 namespace pglock
 {
 /*
- * For a message: the other sessions that hold the lock, with their names and since when as far as
- * the current user may see them; nullptr if there are none. In the current memory context. May
- * raise.
+ * For a message: the other sessions that hold the lock, or a slot of its key, with their names and
+ * since when as far as the current user may see them; nullptr if there are none. In the current
+ * memory context. May raise.
  */
 const char *describe_other_holders(const lock_key &key);
 

@@ -77,9 +77,9 @@ prune()
 
 /* The books of that lock, in line with the lock manager; nullptr if there are none. */
 hold *
-find(int64 lock_id)
+find(const lockable &what)
 {
-	hold *h = hold_table::find(lock_id);
+	hold *h = hold_table::find(what);
 
 	if (h != nullptr)
 		possessions::refresh(*h);
@@ -90,7 +90,7 @@ find(int64 lock_id)
 void
 check_limit(const lock_key &key)
 {
-	hold *known = find(key.lock_id);
+	hold *known = find(key);
 	auto limit = static_cast<uint32>(settings::max_holds);
 	auto count = [] { return hold_table::size() - foreign_holds; };
 
@@ -100,21 +100,21 @@ check_limit(const lock_key &key)
 		prune();
 	if (count() < limit)
 		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-			 errmsg("could not acquire lock %s: the session holds too many locks", describe(key)),
-			 errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
-					   "is %u.",
-					   count(), limit),
-			 errhint("Release locks that are no longer needed, or have a superuser raise "
-					 "the limit.")));
+	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					errmsg("could not acquire %s: the session holds too many locks",
+						   describe_in_full(key)),
+					errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
+							  "is %u.",
+							  count(), limit),
+					errhint("Release locks that are no longer needed, or have a superuser raise "
+							"the limit.")));
 }
 
 /* The books of a lock, which are opened if there are none. Raises 53200. */
 hold &
 open_books(const lock_key &key)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find(key);
 
 	if (h == nullptr)
 	{
@@ -161,6 +161,32 @@ end_wait(hold &h)
 	registry::store(h.published->waiting_since, TimestampTz{0});
 }
 
+/* Publishes that the session waits, while wait() does, and what came of it: true or not nullptr. */
+template <typename Wait>
+auto
+publish_wait(hold &h, const lock_key &key, Wait wait)
+{
+	decltype(wait()) granted = {};
+
+	h.is_waited_for = true;
+	registry::store(h.published->waiting_since, contention::begin_wait(key));
+	PG_TRY();
+	{
+		granted = wait();
+	}
+	PG_CATCH();
+	{
+		contention::end_wait(contention::outcome_of_error());
+		end_wait(h);
+		retract(h);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	contention::end_wait(granted ? contention::outcome::granted : contention::outcome::timeout);
+	end_wait(h);
+	return granted;
+}
+
 /* Books a level that the lock manager has just granted. Never raises. */
 void
 book(hold &h, mode m, scope as, LOCALLOCK *entry)
@@ -205,7 +231,7 @@ give_back_levels(hold &h, mode m, int64 count)
 {
 	h.in(m).seen_levels = 0;
 	for (int64 i = 0; i < count; i++)
-		manager::give_back(lock{h.lock_id, m}, scope::session);
+		manager::give_back(lock{h.what, m}, scope::session);
 }
 
 /* Gives the newest levels back. */
@@ -241,55 +267,57 @@ take(const lock_key &key, mode m, scope as)
 	hold &h = reserve(key);
 
 	announce(h, m, as);
-	return book_if_taken(h, m, as, manager::take(lock{key.lock_id, m}, as));
+	return book_if_taken(h, m, as, manager::take(lock{key, m}, as));
 }
 
 bool
 wait(const lock_key &key, mode m, scope as, TimestampTz deadline)
 {
 	hold &h = reserve(key);
-	LOCALLOCK *entry = nullptr;
 
 	announce(h, m, as);
-	h.is_waited_for = true;
-	registry::store(h.published->waiting_since, contention::begin_wait(key));
-	PG_TRY();
-	{
-		entry = manager::wait(lock{key.lock_id, m}, as, deadline);
-	}
-	PG_CATCH();
-	{
-		contention::end_wait(contention::outcome_of_error());
-		end_wait(h);
-		retract(h);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	contention::end_wait(entry != nullptr ? contention::outcome::granted
-										  : contention::outcome::timeout);
-	end_wait(h);
-	return book_if_taken(h, m, as, entry);
+	return book_if_taken(h, m, as, publish_wait(h, key, [&] {
+							 return manager::wait(lock{key, m}, as, deadline);
+						 }));
+}
+
+bool
+wait_in_front(const lock_key &any, mode m, scope as, const waiting_function &wait)
+{
+	forget_request();
+
+	/* the place in front is given back before the session holds anything: it does not count */
+	hold &h = open_books(any);
+
+	h.is_foreign = true;
+	foreign_holds++;
+	announce(h, m, as);
+
+	bool is_taken = publish_wait(h, any, [&] { return wait.call(wait.argument); });
+
+	retract(h);
+	return is_taken;
 }
 
 void
 undo(const lock_key &key, mode m, scope as)
 {
-	hold *h = find(key.lock_id);
+	hold *h = find(key);
 
 	if (h == nullptr || h->in(m).entry == nullptr)
 		return;
 	if (as == scope::session)
 		give_back(*h, m, 1);
 	else
-		manager::give_back(lock{key.lock_id, m}, scope::transaction);
+		manager::give_back(lock{key, m}, scope::transaction);
 	refresh_or_remove(*h);
 	hold_table::trim();
 }
 
 std::optional<level>
-newest(int64 lock_id, std::optional<mode> only)
+newest(const lockable &what, std::optional<mode> only)
 {
-	hold *h = find(lock_id);
+	hold *h = find(what);
 
 	if (!only && h != nullptr && !h->levels.empty())
 		only = h->levels.top();
@@ -298,10 +326,10 @@ newest(int64 lock_id, std::optional<mode> only)
 		if (only.value_or(m) != m)
 			continue;
 
-		LOCALLOCK *entry = find_entry(h, {lock_id, m});
+		LOCALLOCK *entry = find_entry(h, {what, m});
 
 		if (entry != nullptr && manager::session_levels(entry) > 0)
-			return level{{lock_id, m}, entry->nLocks == 1};
+			return level{{what, m}, entry->nLocks == 1};
 	}
 	return std::nullopt;
 }
@@ -309,7 +337,7 @@ newest(int64 lock_id, std::optional<mode> only)
 void
 give_back(const level &newest)
 {
-	hold *h = hold_table::find(newest.of.lock_id);
+	hold *h = hold_table::find(newest.of);
 
 	if (h == nullptr)
 	{
@@ -333,9 +361,9 @@ has_taken_any()
 }
 
 int64
-levels(int64 lock_id)
+levels(const lockable &what)
 {
-	hold *h = find(lock_id);
+	hold *h = find(what);
 
 	return h != nullptr ? levels(*h) : 0;
 }
@@ -353,9 +381,9 @@ levels()
 }
 
 int64
-give_back_all(int64 lock_id)
+give_back_all(const lockable &what)
 {
-	hold *h = find(lock_id);
+	hold *h = find(what);
 
 	return h != nullptr ? give_back_all(*h) : 0;
 }
@@ -403,12 +431,12 @@ refresh_transaction()
 int64 *
 token_of(const lock_key &key)
 {
-	LOCALLOCK *entry = find_entry(find(key.lock_id), {key.lock_id, mode::exclusive});
+	LOCALLOCK *entry = find_entry(find(key), {key, mode::exclusive});
 
 	if (entry == nullptr)
 		return nullptr;
 
-	bool is_foreign = hold_table::find(key.lock_id) == nullptr;
+	bool is_foreign = hold_table::find(key) == nullptr;
 	hold &h = open_books(key);
 
 	if (is_foreign)
@@ -437,8 +465,8 @@ for_each_row(void (*visit)(const row &, void *), void *argument)
 				const registry::hold_state &state = published.in(m, s);
 
 				if (state.since != 0)
-					visit({h.lock_id, published.has_name ? published.name : nullptr, m, s,
-						   state.depth, state.since},
+					visit({h.what, published.has_name ? published.name : nullptr, m, s, state.depth,
+						   state.since},
 						  argument);
 			}
 	});

@@ -27,6 +27,17 @@ bool take(const lock_key &key, mode m, scope as);
 bool wait(const lock_key &key, mode m, scope as, TimestampTz deadline);
 
 /*
+ * Publishes that the session waits for any of the slots of a key, while a function that takes one
+ * does so. The answer and what is raised are that function's.
+ */
+struct waiting_function
+{
+	bool (*call)(void *argument);
+	void *argument;
+};
+bool wait_in_front(const lock_key &any, mode m, scope as, const waiting_function &wait);
+
+/*
  * Takes back the level that take() or wait() booked last of that lock, if the lock is still held.
  * For a level of transaction scope the resource owner has to be the one it was taken with.
  */
@@ -43,7 +54,7 @@ struct level
  * The newest level this session holds at session scope, in mode `only` if that is given. A level
  * that was not taken through pglock counts as older than those that were.
  */
-std::optional<level> newest(int64 lock_id, std::optional<mode> only);
+std::optional<level> newest(const lockable &what, std::optional<mode> only);
 
 /* Gives back a level that newest() has just found. */
 void give_back(const level &newest);
@@ -52,11 +63,11 @@ void give_back(const level &newest);
 bool has_taken_any();
 
 /* How many levels of session scope were taken through pglock: of one lock, or of all. */
-int64 levels(int64 lock_id);
+int64 levels(const lockable &what);
 int64 levels();
 
 /* Gives those levels back, and says how many they were. */
-int64 give_back_all(int64 lock_id);
+int64 give_back_all(const lockable &what);
 int64 give_back_all();
 
 /* Gives back the levels of session scope that failed commands have taken; see command.hpp. */
@@ -81,7 +92,7 @@ void for_each_record(void (*visit)(const registry::record &, void *), void *argu
 /* One row of the books: a lock in one mode and scope. */
 struct row
 {
-	int64 lock_id;
+	lockable what;
 	const char *name; /* as it is shown; nullptr: taken by its id only */
 	pglock::mode mode;
 	pglock::scope scope;

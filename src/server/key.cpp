@@ -181,9 +181,9 @@ key_of_name(std::string_view name)
 	} last;
 
 	if (name.size() == last.length && memcmp(name.data(), last.bytes, last.length) == 0)
-		return {last.lock_id, name};
+		return {{last.lock_id, no_slot}, name};
 
-	lock_key key = {first_18_digits(sha1(utf8_bytes(name))), name};
+	lock_key key = {{first_18_digits(sha1(utf8_bytes(name))), no_slot}, name};
 
 	if (name.size() <= sizeof(last.bytes))
 	{
@@ -197,7 +197,7 @@ key_of_name(std::string_view name)
 lock_key
 key_of_id(int64 lock_id)
 {
-	return {lock_id, {}};
+	return {{lock_id, no_slot}, {}};
 }
 
 int
@@ -228,5 +228,15 @@ describe(const lock_key &key)
 	if (key.name.data() == nullptr)
 		return psprintf("id " INT64_FORMAT, key.lock_id);
 	return psprintf("\"%s\"", shown_name(key.name));
+}
+
+const char *
+describe_in_full(const lock_key &key)
+{
+	if (key.slot == no_slot)
+		return psprintf("lock %s", describe(key));
+	if (key.slot == any_slot)
+		return psprintf("a slot of %s", describe(key));
+	return psprintf("slot %d of %s", key.slot, describe(key));
 }
 } // namespace pglock

@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include "pg.hpp"
+#include "lock_tag.hpp"
 
 #include <string_view>
 #include <type_traits>
@@ -14,10 +14,16 @@ namespace pglock
  * What a caller names a lock by. The name is in the database encoding and lives as long as the
  * caller's memory context; it has no data if the lock is known by its id only.
  */
-struct lock_key
+struct lock_key : lockable
 {
-	int64 lock_id;
 	std::string_view name;
+
+	/* one of its slots */
+	lock_key
+	with(int32 slot_number) const
+	{
+		return {{lock_id, slot_number}, name};
+	}
 };
 static_assert(std::is_trivially_destructible_v<lock_key>);
 
@@ -41,4 +47,7 @@ const char *shown_name(std::string_view name);
 
 /* For messages: "NAME" in its quotes, or `id NUMBER`. Allocated in the current context. */
 const char *describe(const lock_key &key);
+
+/* The same with what it is the name of: `lock "NAME"`, `slot 3 of "NAME"`. */
+const char *describe_in_full(const lock_key &key);
 } // namespace pglock

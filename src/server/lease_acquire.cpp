@@ -6,10 +6,13 @@
  */
 #include "lease_acquire.hpp"
 
+#include "compat.hpp"
 #include "deadline.hpp"
 #include "lease_expiry.hpp"
 #include "lease_locks.hpp"
 #include "lease_queue.hpp"
+#include "sleeper.hpp"
+#include "steady_clock.hpp"
 #include "token.hpp"
 #include "visibility.hpp"
 #include "waiting.hpp"
@@ -43,7 +46,7 @@ take_slot(const lock_key &key, const wanted &how, int32 slot)
 	{
 		row.key_id = key.lock_id;
 		row.token = draw_token();
-		row.expires = lease_clock::now() + how.ttl;
+		row.expires = steady_clock::now() + how.ttl;
 		row.ttl = how.ttl;
 		row.run = run.id;
 		row.acquired_at = GetCurrentTimestamp();
@@ -98,23 +101,23 @@ look_at_slot(const lock_key &key, const wanted &how, int32 slot)
 	heavyweight_lock lock = lease_locks::slot(key.lock_id, slot, lease_locks::use::take);
 
 	if (manager::take(lock, scope::transaction) == nullptr)
-		return {0, lease_queue::never, true};
+		return {0, steady_clock::never, true};
 
 	int64 token = take_slot_or_unlock(key, how, slot, lock);
 
 	/* if it was renewed meanwhile, its end is still to be seen */
-	return {token, lease_clock::now(), false};
+	return {token, steady_clock::now(), false};
 }
 
 /* Takes the first slot that is free, from one chosen at random on. */
 look
 look_at_slots(const lock_key &key, const wanted &how)
 {
-	look seen = {0, lease_queue::never, false};
+	look seen = {0, steady_clock::never, false};
 	auto last = static_cast<uint64>(how.slots) - 1;
 	auto first = static_cast<int32>(pg_prng_uint64_range(&pg_global_prng_state, 0, last));
 
-	if (int64 opens_at = lease_clock::opens_at(); opens_at > lease_clock::now())
+	if (int64 opens_at = lease_clock::opens_at(); opens_at > steady_clock::now())
 		return {0, opens_at, false};
 	for (int32 i = 0; i < how.slots && seen.token == 0; i++)
 	{
@@ -146,17 +149,18 @@ take_when_free(const lock_key &key, const wanted &how)
 	 * looked at, a wait for the disk may swallow that another was released.
 	 */
 	constexpr int64 patience = USECS_PER_SEC;
-	lease_queue::sleeper sleeper(how.deadline);
+	static uint32 wait_event = compat::wait_event("PglockLease");
+	sleeper sleeper(how.deadline, wait_event);
 
 	for (;;)
 	{
 		look seen = look_at_slots(key, how);
 
 		if (how.slots > 1)
-			seen.next_end = Min(seen.next_end, lease_clock::now() + patience);
+			seen.next_end = Min(seen.next_end, steady_clock::now() + patience);
 		/* who waits in the lock manager is woken by it, and seen by its deadlock detection */
 		else if (seen.token == 0 && seen.is_changing)
-			seen = {wait_for_slot(key, how), lease_clock::now(), false};
+			seen = {wait_for_slot(key, how), steady_clock::now(), false};
 		if (seen.token != 0)
 			return seen.token;
 		if (!sleeper.sleep_until(seen.next_end))

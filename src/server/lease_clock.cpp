@@ -10,8 +10,8 @@
 
 #include "compat.hpp"
 #include "module.hpp"
+#include "steady_clock.hpp"
 
-#include <ctime>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -19,13 +19,7 @@ namespace pglock::lease_clock
 {
 namespace
 {
-#ifdef CLOCK_BOOTTIME
-constexpr clockid_t steady_clock = CLOCK_BOOTTIME;
-#else
-constexpr clockid_t steady_clock = CLOCK_MONOTONIC;
-#endif
-
-/* When a process began, by now(); 0: not known. */
+/* When a process began, by steady_clock::now(); 0: not known. */
 int64
 start_of_process([[maybe_unused]] int pid)
 {
@@ -58,7 +52,7 @@ start_of_process([[maybe_unused]] int pid)
 #endif
 }
 
-/* When the server could be written to, by now(); 0: it still begins. */
+/* When the server could be written to, by steady_clock::now(); 0: it still begins. */
 int64
 find_start()
 {
@@ -70,7 +64,7 @@ find_start()
 	if (writer == nullptr)
 		return 0;
 
-	int64 at = now();
+	int64 at = steady_clock::now();
 	int64 start = start_of_process(writer->st_procpid);
 
 	if (start == 0)
@@ -92,15 +86,6 @@ is_promoted(TimeLineID timeline)
 }
 } // namespace
 
-int64
-now()
-{
-	timespec time;
-
-	clock_gettime(steady_clock, &time);
-	return time.tv_sec * USECS_PER_SEC + time.tv_nsec / 1000;
-}
-
 run
 current_run()
 {
@@ -114,7 +99,7 @@ current_run()
 	run current = {id, find_start()};
 
 	if (current.began == 0)
-		current.began = now();
+		current.began = steady_clock::now();
 	else
 		known = current;
 	return current;

@@ -1,10 +1,11 @@
 /*
- * lease_expiry.hpp: when a lease expires, by lease_clock::now().
+ * lease_expiry.hpp: when a lease expires, by steady_clock::now().
  */
 #pragma once
 
 #include "lease_clock.hpp"
 #include "lease_rows.hpp"
+#include "steady_clock.hpp"
 
 namespace pglock::lease_expiry
 {
@@ -20,6 +21,6 @@ end_of(const lease_row &row, const lease_clock::run &current)
 inline bool
 is_expired(const lease_row &row, const lease_clock::run &current)
 {
-	return end_of(row, current) <= lease_clock::now();
+	return end_of(row, current) <= steady_clock::now();
 }
 } // namespace pglock::lease_expiry

@@ -67,21 +67,6 @@ holder_argument(FunctionCallInfo fcinfo, int argument)
 	return cstring_to_text_with_len(shown, length);
 }
 
-int32
-slots_argument(FunctionCallInfo fcinfo, int argument)
-{
-	check_not_null(fcinfo, argument, "slots");
-
-	int32 slots = PG_GETARG_INT32(argument);
-
-	if (slots < 1 || slots > lease_locks::max_slots)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid slots: %d", slots),
-				 errdetail("The number of slots must be between 1 and %d.",
-						   lease_locks::max_slots)));
-	return slots;
-}
-
 int64
 token_argument(FunctionCallInfo fcinfo)
 {
@@ -129,21 +114,15 @@ try_lease(FunctionCallInfo fcinfo, const lock_key &key)
 	return token_or_null(fcinfo, leases::acquire(key, wanted_at_once_arguments(fcinfo)));
 }
 
-/* What a procedure returns is a row of its INOUT parameters. */
 Datum
 call_lease(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	TupleDesc columns;
-	bool is_null = false;
-
 	check_may_write("pglock.lease()");
-	if (get_call_result_type(fcinfo, nullptr, &columns) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
 
-	Datum token = Int64GetDatum(leases::acquire_or_raise(key, wanted_arguments(fcinfo), fcinfo));
+	int64 token = leases::acquire_or_raise(key, wanted_arguments(fcinfo), fcinfo);
 
 	lease_sweep::at_commit();
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), &token, &is_null));
+	return inout_row(fcinfo, Int64GetDatum(token));
 }
 
 bool
@@ -221,7 +200,7 @@ put_lease(FunctionCallInfo fcinfo, const shown_lease &lease, int64 end)
 {
 	row_builder<10> columns;
 	bool visible = may_see(lease.row.role);
-	TimestampTz expires_at = GetCurrentTimestamp() + (end - lease_clock::now());
+	TimestampTz expires_at = GetCurrentTimestamp() + (end - steady_clock::now());
 	auto ttl = static_cast<Interval *>(palloc0(sizeof(Interval)));
 
 	ttl->time = lease.row.ttl;
@@ -248,7 +227,7 @@ lease_status(FunctionCallInfo fcinfo)
 	lease_clock::run run = lease_clock::current_run();
 
 	rows.for_each([&](const shown_lease &lease) {
-		if (int64 end = lease_expiry::end_of(lease.row, run); end > lease_clock::now())
+		if (int64 end = lease_expiry::end_of(lease.row, run); end > steady_clock::now())
 			put_lease(fcinfo, lease, end);
 	});
 	rows.close();

@@ -10,8 +10,8 @@
  *   (nobody may take or release it), or checks that the lease is held (nobody may take it), until
  *   the transaction's end.
  *
- * They are advisory locks that no function for advisory locks can take: the fourth number of their
- * tags is another. A lock and a lease of one name don't exclude each other.
+ * They have spaces of their own (see lock_tag.hpp), so a lock and a lease of one name don't exclude
+ * each other.
  */
 #pragma once
 
@@ -19,8 +19,6 @@
 
 namespace pglock::lease_locks
 {
-constexpr int32 max_slots = 16000;
-
 heavyweight_lock gate(int64 key_id);
 
 /* The gate for those who pass if nobody waits: they are not in the way of each other. */

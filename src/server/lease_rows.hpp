@@ -23,7 +23,7 @@ struct lease_row
 {
 	int64 key_id;
 	int64 token;
-	int64 expires; /* by lease_clock::now(), in `run`; 0: claimed by a takeover */
+	int64 expires; /* by steady_clock::now(), in `run`; 0: claimed by a takeover */
 	int64 ttl;
 	int64 run; /* in which it was acquired or last renewed */
 	TimestampTz acquired_at;

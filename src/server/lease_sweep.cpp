@@ -27,7 +27,7 @@ is_over(const lease_row &row, const lease_clock::run &run)
 	/* what came along with a copied database was never ours */
 	return row.database != MyDatabaseId ||
 		   lease_expiry::end_of(row, run) + settings::lease_retention * USECS_PER_SEC <=
-			   lease_clock::now();
+			   steady_clock::now();
 }
 
 /* As a takeover does, after which nobody takes it. */

@@ -114,7 +114,7 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 		if (row.expires == 0)
 			return false;
 		row.ttl = ttl != same_ttl ? ttl : row.ttl;
-		row.expires = lease_clock::now() + row.ttl;
+		row.expires = steady_clock::now() + row.ttl;
 		row.run = run.id;
 		row.renewed_at = time;
 		ends_sooner = row.expires < end;

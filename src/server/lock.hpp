@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include "pg.hpp"
+#include "lock_tag.hpp"
 
 #include <cstring>
 
@@ -22,23 +22,12 @@ struct heavyweight_lock
 	LOCKMODE lockmode;
 };
 
-/* A lock in one mode, as the lock manager knows it: what pg_advisory_lock(lock_id) takes. */
-struct lock
+/*
+ * A lock in one mode, as the lock manager knows it: of a key, what pg_advisory_lock(lock_id) takes.
+ */
+struct lock : lockable
 {
-	int64 lock_id;
 	pglock::mode mode;
-
-	LOCKTAG
-	tag() const
-	{
-		LOCKTAG tag = {};
-		auto id = static_cast<uint64>(lock_id);
-
-		/* the layout of pg_advisory_lock(bigint), from lockfuncs.c */
-		SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, static_cast<uint32>(id >> 32),
-							 static_cast<uint32>(id), 1);
-		return tag;
-	}
 
 	LOCKMODE
 	lockmode() const

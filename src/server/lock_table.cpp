@@ -16,26 +16,13 @@ namespace pglock::lock_table
 {
 namespace
 {
-/* The layout of pg_advisory_lock(), from lockfuncs.c. */
-
-/* Is it a lock of this database that the functions for advisory locks can take: not a lease's. */
+/* Is it an advisory lock of this database that is not a lease's. */
 bool
-is_advisory(const LOCKTAG &tag)
+is_shown(const LOCKTAG &tag)
 {
 	return tag.locktag_type == LOCKTAG_ADVISORY && tag.locktag_field1 == MyDatabaseId &&
-		   (tag.locktag_field4 == 1 || tag.locktag_field4 == 2);
-}
-
-bool
-has_lock_id(const LOCKTAG &tag)
-{
-	return tag.locktag_field4 == 1;
-}
-
-int64
-lock_id_of(const LOCKTAG &tag)
-{
-	return static_cast<int64>(static_cast<uint64>(tag.locktag_field2) << 32 | tag.locktag_field3);
+		   (tag.locktag_field4 == lock_space::integers || tag.locktag_field4 == lock_space::key ||
+			slot_of(tag) != no_slot);
 }
 
 /* Prepared transactions follow the processes, and are not in allProcCount. */
@@ -65,7 +52,7 @@ class collector
 	{
 		for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++)
 			compat::for_each_lock(proc, partition, [&](const PROCLOCK &entry) {
-				if (is_advisory(entry.tag.myLock->tag))
+				if (is_shown(entry.tag.myLock->tag))
 					add(proc, entry);
 			});
 	}
@@ -103,8 +90,12 @@ class collector
 			room *= 2;
 			rows = static_cast<row *>(repalloc_huge(rows, sizeof(row) * room));
 		}
-		rows[count++] = {&by,	lock,		   lock_id_of(lock->tag), has_lock_id(lock->tag),
-						 waits, entry.holdMask};
+		rows[count++] = {&by,
+						 lock,
+						 {id_of(lock->tag), slot_of(lock->tag)},
+						 lock->tag.locktag_field4 != lock_space::integers,
+						 waits,
+						 entry.holdMask};
 	}
 
 	void
@@ -133,7 +124,7 @@ class collector
 LOCKMASK
 conflicts_of(LOCKMODE lockmode)
 {
-	LOCKTAG tag = lock{0, mode::exclusive}.tag();
+	LOCKTAG tag = advisory_tag(0, lock_space::key);
 
 	return GetLockTagsMethodTable(&tag)->conflictTab[lockmode];
 }
@@ -159,33 +150,62 @@ take(void (*meanwhile)(const snapshot &, void *), void *argument)
 	return taken;
 }
 
-/* Calls visit(process, entry, number) for each process that holds one lock or waits for it. */
+/*
+ * Calls visit(process, entry, number) for each process that holds a lock of that partition for
+ * whose tag is_wanted(tag), or waits for it.
+ */
+template <typename IsWanted, typename Visit>
+static void
+for_each_party(int partition, IsWanted is_wanted, Visit visit)
+{
+	LWLockAcquire(LockHashPartitionLockByIndex(partition), LW_SHARED);
+	for (uint32 i = 0; i < process_count(); i++)
+		compat::for_each_lock(ProcGlobal->allProcs[i], partition, [&](const PROCLOCK &entry) {
+			if (is_wanted(entry.tag.myLock->tag))
+				visit(ProcGlobal->allProcs[i], entry, static_cast<int>(i));
+		});
+	LWLockRelease(LockHashPartitionLockByIndex(partition));
+}
+
 template <typename Visit>
 static void
 for_each_party(const LOCKTAG &tag, Visit visit)
 {
-	uint32 hash = LockTagHashCode(&tag);
-	auto partition = static_cast<int>(LockHashPartition(hash));
+	for_each_party(
+		static_cast<int>(LockHashPartition(LockTagHashCode(&tag))),
+		[&](const LOCKTAG &other) { return memcmp(&other, &tag, sizeof(tag)) == 0; }, visit);
+}
 
-	LWLockAcquire(LockHashPartitionLock(hash), LW_SHARED);
-	for (uint32 i = 0; i < process_count(); i++)
-		compat::for_each_lock(ProcGlobal->allProcs[i], partition, [&](const PROCLOCK &entry) {
-			if (memcmp(&entry.tag.myLock->tag, &tag, sizeof(tag)) == 0)
-				visit(ProcGlobal->allProcs[i], entry, static_cast<int>(i));
-		});
-	LWLockRelease(LockHashPartitionLock(hash));
+/* The same for the slots of a key. */
+template <typename Visit>
+static void
+for_each_party_in_slots(int64 lock_id, Visit visit)
+{
+	for (int partition = 0; partition < NUM_LOCK_PARTITIONS; partition++)
+		for_each_party(
+			partition,
+			[=](const LOCKTAG &other) {
+				return is_shown(other) && id_of(other) == lock_id && slot_of(other) > 0;
+			},
+			visit);
 }
 
 std::span<const holder>
-holders(const LOCKTAG &tag)
+holders(const lockable &what)
 {
-	auto found = static_cast<holder *>(palloc(sizeof(holder) * process_count()));
+	auto found = static_cast<holder *>(palloc0(sizeof(holder) * process_count()));
+	auto is_found = static_cast<bool *>(palloc0(process_count()));
 	size_t count = 0;
-
-	for_each_party(tag, [&](const PGPROC &by, const PROCLOCK &entry, int number) {
-		if (entry.holdMask != 0)
+	auto note = [&](const PGPROC &by, const PROCLOCK &entry, int number) {
+		if (entry.holdMask != 0 && !is_found[number])
 			found[count++] = {number, by.pid, by.roleId};
-	});
+		is_found[number] |= entry.holdMask != 0;
+	};
+
+	if (what.slot == any_slot)
+		for_each_party_in_slots(what.lock_id, note);
+	else
+		for_each_party(what.tag(), note);
 	return {found, count};
 }
 
@@ -211,37 +231,63 @@ wake_holders(const LOCKTAG &tag)
 	});
 }
 
-blockers::blockers(const snapshot &of)
+/* Orders rows by lock. */
+static bool
+by_lock(const row *a, const row *b)
 {
-	auto locks = static_cast<const LOCK **>(palloc(sizeof(LOCK *) * (of.rows.size() + 1)));
-	auto found = static_cast<const row **>(palloc(sizeof(row *) * (of.rows.size() + 1)));
-	size_t waited_for = 0;
-	size_t count = 0;
-
-	for (const row &r : of.rows)
-		if (r.waits)
-			locks[waited_for++] = r.lock;
-	std::sort(locks, locks + waited_for, std::less<>());
-	for (const row &r : of.rows)
-		if (std::binary_search(locks, locks + waited_for, r.lock, std::less<>()))
-			found[count++] = &r;
-	std::sort(found, found + count,
-			  [](const row *a, const row *b) { return std::less<>()(a->lock, b->lock); });
-	parties = {found, count};
-	pids = static_cast<int *>(palloc(sizeof(int) * (count + 1)));
+	return std::less<>()(a->lock, b->lock);
 }
 
-std::span<const int>
-blockers::of(const row &waiting)
+/* Orders rows by lock id, and those of one process one after the other. */
+static bool
+by_lock_id(const row *a, const row *b)
 {
-	LOCKMASK conflicts = conflicts_of(waiting.by->awaited);
-	auto first = std::lower_bound(parties.begin(), parties.end(), waiting.lock,
-								  [](const row *party, const LOCK *lock) {
-									  return std::less<>()(party->lock, lock);
-								  });
+	return a->what.lock_id != b->what.lock_id ? a->what.lock_id < b->what.lock_id
+											  : std::less<>()(a->by, b->by);
+}
+
+/* Those of the rows for which is_wanted(row), in order. */
+template <typename IsWanted>
+static std::span<const row *>
+sorted(std::span<const row> rows, IsWanted is_wanted, bool (*order)(const row *, const row *))
+{
+	auto found = static_cast<const row **>(palloc(sizeof(row *) * (rows.size() + 1)));
 	size_t count = 0;
 
-	for (auto place = first; place != parties.end() && (*place)->lock == waiting.lock; place++)
+	for (const row &r : rows)
+		if (is_wanted(r))
+			found[count++] = &r;
+	std::sort(found, found + count, order);
+	return {found, count};
+}
+
+blockers::blockers(const snapshot &of)
+{
+	std::span<const row *> waiting = sorted(
+		of.rows, [](const row &r) { return r.waits; }, by_lock);
+	bool any_waits_for_slots = std::any_of(of.rows.begin(), of.rows.end(),
+										   [](const row &r) { return r.what.slot == any_slot; });
+
+	parties = sorted(
+		of.rows,
+		[&](const row &r) {
+			return std::binary_search(waiting.begin(), waiting.end(), &r, by_lock);
+		},
+		by_lock);
+	in_slots = sorted(
+		of.rows,
+		[&](const row &r) { return any_waits_for_slots && r.what.slot > 0 && r.held != 0; },
+		by_lock_id);
+	pids = static_cast<int *>(palloc(sizeof(int) * (of.rows.size() + 1)));
+}
+
+void
+blockers::add_ahead(const row &waiting)
+{
+	LOCKMASK conflicts = conflicts_of(waiting.by->awaited);
+	auto place = std::lower_bound(parties.begin(), parties.end(), &waiting, by_lock);
+
+	for (; place != parties.end() && (*place)->lock == waiting.lock; place++)
 	{
 		const row &other = **place;
 		bool is_ahead = other.waits && other.by->place < waiting.by->place;
@@ -252,6 +298,33 @@ blockers::of(const row &waiting)
 			(is_ahead && (LOCKBIT_ON(other.by->awaited) & conflicts) != 0))
 			pids[count++] = other.by->group_pid;
 	}
+}
+
+void
+blockers::add_in_slots(const row &waiting)
+{
+	const process *last = waiting.by;
+	auto place = std::partition_point(in_slots.begin(), in_slots.end(), [&](const row *r) {
+		return r->what.lock_id < waiting.what.lock_id;
+	});
+
+	for (; place != in_slots.end() && (*place)->what.lock_id == waiting.what.lock_id; place++)
+	{
+		/* who holds several is in the way once */
+		if ((*place)->by != last && (*place)->by->group != waiting.by->group)
+			pids[count++] = (*place)->by->group_pid;
+		last = (*place)->by;
+	}
+}
+
+std::span<const int>
+blockers::of(const row &waiting)
+{
+	count = 0;
+	if (!waiting.is_in_front())
+		add_ahead(waiting);
+	if (waiting.what.slot == any_slot)
+		add_in_slots(waiting);
 	return {pids, count};
 }
 } // namespace pglock::lock_table

@@ -27,10 +27,17 @@ struct row
 {
 	const process *by;
 	const LOCK *lock; /* not to be looked into: it may be gone */
-	int64 lock_id;	  /* the two integers of a lock of the other space, in one */
+	lockable what;	  /* the two integers of a lock of the other space are in one lock_id */
 	bool has_lock_id;
 	bool waits;
 	LOCKMASK held; /* modes that it holds */
+
+	/* In front of those who wait for one of the slots of a key: what it holds is that place. */
+	bool
+	is_in_front() const
+	{
+		return what.slot == any_slot && !waits;
+	}
 };
 
 struct snapshot
@@ -54,8 +61,9 @@ struct holder
 	Oid role;
 };
 
-/* Those who hold one lock, in whatever mode. May raise. */
-std::span<const holder> holders(const LOCKTAG &tag);
+/* Those who hold a lock, in whatever mode; for any_slot, a slot of that key. Each once. May raise.
+ */
+std::span<const holder> holders(const lockable &what);
 
 /* Does any process wait for the lock. */
 bool has_waiters(const LOCKTAG &tag);
@@ -72,12 +80,18 @@ class blockers
 	/*
 	 * The pids of those who hold the lock in a mode that conflicts, or wait for one that does and
 	 * are ahead in the queue. As pg_blocking_pids() has them: 0 is a prepared transaction, and
-	 * parallel workers have their leader's. Valid until the next call.
+	 * parallel workers have their leader's. Who waits for one of the slots of a key waits for those
+	 * who hold one, too. Valid until the next call.
 	 */
 	std::span<const int> of(const row &waiting);
 
   private:
-	std::span<const row *> parties; /* of all locks that are waited for, sorted by lock */
+	void add_ahead(const row &waiting);
+	void add_in_slots(const row &waiting);
+
+	std::span<const row *> parties;	 /* of all locks that are waited for, sorted by lock */
+	std::span<const row *> in_slots; /* all that hold slots, sorted by lock id, then by process */
 	int *pids;
+	size_t count;
 };
 } // namespace pglock::lock_table

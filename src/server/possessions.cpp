@@ -4,6 +4,8 @@
  */
 #include "possessions.hpp"
 
+#include "slot_queue.hpp"
+
 namespace pglock::possessions
 {
 namespace
@@ -80,6 +82,8 @@ end(hold &h, mode m)
 	note_builtins(h, m, 0, 0);
 	if (m == mode::exclusive)
 		registry::store(h.published->token, int64{0});
+	if (h.what.slot > 0)
+		slot_queue::wake(h.what.lock_id);
 }
 
 void
@@ -121,7 +125,7 @@ refresh(hold &h, mode m)
 
 	if (held.entry == nullptr)
 		return;
-	if (!manager::is_unbroken(held.entry, {h.lock_id, m}))
+	if (!manager::is_unbroken(held.entry, {h.what, m}))
 	{
 		forget_levels(h, m, h.levels.count(m));
 		end(h, m);

@@ -125,7 +125,7 @@ void
 publish(record &r, const lock_key &key)
 {
 	Assert(!r.is_published());
-	r.lock_id = key.lock_id;
+	r.what = key;
 	r.has_name = key.name.data() != nullptr;
 	r.name_length = r.has_name ? show_name(key.name, r.name) : 0;
 	static_cast<annotation &>(r) = {};
@@ -221,7 +221,7 @@ copy(const record &r, MemoryContext memory)
 		static_cast<publication *>(MemoryContextAlloc(memory, sizeof(publication) + name_bytes));
 
 	made->version = version;
-	made->lock_id = load(r.lock_id);
+	made->what = {load(r.what.lock_id), load(r.what.slot)};
 	made->name = nullptr;
 	if (has_name)
 	{

@@ -86,7 +86,7 @@ struct record : annotation
 	uint32 version; /* odd: not published */
 	int name_length;
 	bool has_name;
-	int64 lock_id;
+	lockable what;
 	shown_name_buffer name;
 
 	bool
@@ -139,7 +139,7 @@ void drop_chunk(int chunk);
 struct publication : annotation
 {
 	uint32 version;
-	int64 lock_id;
+	lockable what;
 	const text *name; /* nullptr: it has none */
 };
 

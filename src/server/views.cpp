@@ -10,7 +10,7 @@
 #include "contention.hpp"
 #include "context.hpp"
 #include "holds.hpp"
-#include "lock_id_map.hpp"
+#include "lock_map.hpp"
 #include "lock_table.hpp"
 #include "registry.hpp"
 #include "row_builder.hpp"
@@ -38,6 +38,24 @@ name_of(scope s)
 	return s == scope::session ? "session" : "transaction";
 }
 
+/* By what its name is kept: slots have that of their key. */
+lockable
+of_key(const lockable &what)
+{
+	return {what.lock_id, no_slot};
+}
+
+/* The number of a slot; 0 for whoever waits for any. */
+template <int count>
+void
+add_slot(row_builder<count> &columns, const lockable &what)
+{
+	if (what.slot == no_slot)
+		columns.add_null();
+	else
+		columns.add(Int32GetDatum(Max(what.slot, 0)));
+}
+
 /*
  * The locks and what is published of them.
  */
@@ -51,7 +69,7 @@ struct lock_status
 	bool may_retry;
 	bool has_missed;
 	lock_table::snapshot locks;
-	lock_id_map<const text> names; /* that the current user may see; made when it is needed */
+	lock_map<const text> names; /* that the current user may see; made when it is needed */
 	bool has_names;
 	const text *hidden_name;
 	const text *mode_names[2];
@@ -151,10 +169,10 @@ collect_names(lock_status &status)
 		if (!may_see_session(status, by))
 			return;
 		for_each_publication(status, by, [&](const registry::publication &p) {
-			if (p.name == nullptr || status.names.find(p.lock_id) != nullptr)
+			if (p.name == nullptr || status.names.find(of_key(p.what)) != nullptr)
 				return;
 			status.names.reserve(status.memory);
-			status.names.add(p.lock_id, p.name);
+			status.names.add(of_key(p.what), p.name);
 		});
 	});
 }
@@ -173,7 +191,7 @@ name_of_lock(lock_status &status, const lock_table::row &row, const registry::pu
 	if (!status.has_names)
 		collect_names(status);
 
-	return status.names.find(row.lock_id);
+	return status.names.find(of_key(row.what));
 }
 
 Datum
@@ -214,11 +232,11 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 	const lock_table::row &row = shown.row;
 	const registry::publication *p = shown.published;
 	bool has_depth = shown.granted && state.depth > 0;
-	row_builder<11> columns;
+	row_builder<12> columns;
 
 	columns.add_text(shown.name);
 	if (row.has_lock_id)
-		columns.add(Int64GetDatum(row.lock_id));
+		columns.add(Int64GetDatum(row.what.lock_id));
 	else
 		columns.add_null();
 	columns.add_text(status.mode_names[static_cast<int>(shown.mode)]);
@@ -246,6 +264,7 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 		columns.add(Int64GetDatum(p->token));
 	else
 		columns.add_null();
+	add_slot(columns, row.what);
 	columns.put(status.fcinfo);
 }
 
@@ -280,7 +299,7 @@ const registry::publication **
 published_with(lock_status &status, const lock_table::process &by,
 			   std::span<const lock_table::row> rows)
 {
-	lock_id_map<const registry::publication> by_lock = {};
+	lock_map<const registry::publication> by_lock = {};
 	auto published = static_cast<const registry::publication **>(
 		MemoryContextAllocHuge(CurrentMemoryContext,
 							   sizeof(registry::publication *) * rows.size()));
@@ -288,10 +307,10 @@ published_with(lock_status &status, const lock_table::process &by,
 	by_lock.reserve(CurrentMemoryContext, static_cast<uint32>(rows.size()));
 	for_each_publication(status, by, [&](const registry::publication &p) {
 		by_lock.reserve(CurrentMemoryContext);
-		by_lock.add(p.lock_id, &p);
+		by_lock.add(p.what, &p);
 	});
 	for (size_t i = 0; i < rows.size(); i++)
-		published[i] = rows[i].has_lock_id ? by_lock.find(rows[i].lock_id) : nullptr;
+		published[i] = rows[i].has_lock_id ? by_lock.find(rows[i].what) : nullptr;
 	by_lock.clear();
 	return published;
 }
@@ -324,7 +343,7 @@ put_process(lock_status &status, const lock_table::process &by,
 			prefetch(published[i + soon]);
 		for (LOCKMODE lockmode = 1; lockmode <= MaxLockMode; lockmode++)
 			if ((row.held & LOCKBIT_ON(lockmode)) != 0)
-				put_mode(status, row, published[i], mode_of(lockmode), true);
+				put_mode(status, row, published[i], mode_of(lockmode), !row.is_in_front());
 		if (row.waits)
 			put_mode(status, row, published[i], mode_of(row.by->awaited), false);
 	}
@@ -335,14 +354,14 @@ put_process(lock_status &status, const lock_table::process &by,
 void
 put_contention(const contention::statistics &s, void *fcinfo)
 {
-	row_builder<10> columns;
+	row_builder<11> columns;
 	auto milliseconds = [](int64 microseconds) {
 		return Float8GetDatum(static_cast<double>(microseconds) / 1000.0);
 	};
 	bool visible = std::any_of(std::begin(s.roles), std::end(s.roles), may_see);
 
 	columns.add_text(!s.has_name ? nullptr : visible ? s.name : hidden);
-	columns.add(Int64GetDatum(s.lock_id));
+	columns.add(Int64GetDatum(s.what.lock_id));
 	columns.add(Int64GetDatum(s.waits));
 	columns.add(milliseconds(s.total_wait_time));
 	columns.add(milliseconds(s.max_wait_time));
@@ -351,6 +370,7 @@ put_contention(const contention::statistics &s, void *fcinfo)
 	columns.add(Int64GetDatum(s.cancels));
 	columns.add_time(s.last_wait_at);
 	columns.add_time(s.since);
+	columns.add(BoolGetDatum(s.what.slot != no_slot));
 	columns.put(static_cast<FunctionCallInfo>(fcinfo));
 }
 
@@ -358,14 +378,15 @@ put_contention(const contention::statistics &s, void *fcinfo)
 void
 put_own_hold(const holds::row &row, void *fcinfo)
 {
-	row_builder<6> columns;
+	row_builder<7> columns;
 
-	columns.add(Int64GetDatum(row.lock_id));
+	columns.add(Int64GetDatum(row.what.lock_id));
 	columns.add_text(row.name);
 	columns.add_text(name_of(row.mode));
 	columns.add_text(name_of(row.scope));
 	columns.add(Int64GetDatum(row.depth));
 	columns.add_time(row.since);
+	add_slot(columns, row.what);
 	columns.put(static_cast<FunctionCallInfo>(fcinfo));
 }
 } // namespace
@@ -373,8 +394,7 @@ put_own_hold(const holds::row &row, void *fcinfo)
 Datum
 return_holders(FunctionCallInfo fcinfo, const lock_key &key)
 {
-	std::span<const lock_table::holder> holders =
-		lock_table::holders(lock{key.lock_id, mode::exclusive}.tag());
+	std::span<const lock_table::holder> holders = lock_table::holders(key);
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	for (const lock_table::holder &by : holders)

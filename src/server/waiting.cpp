@@ -1,5 +1,5 @@
 /*
- * waiting.cpp: what is said of waiting for a lock or a lease, and what is done before it.
+ * waiting.cpp: what is said of waiting for a lock, a slot or a lease, and what is done before it.
  */
 #include "waiting.hpp"
 
@@ -26,18 +26,25 @@ naming_context::add(void *self)
 
 namespace waiting
 {
+/* what is waited for; several may be holders of slots of one key */
+static const char *
+in_words(const char *noun, const lock_key &key)
+{
+	return psprintf("%s%s %s", noun, strcmp(noun, "slot") == 0 ? " of" : "", describe(key));
+}
+
 void
 warn_of_old_snapshot(const char *noun, const lock_key &key)
 {
 	if (!settings::warnings || !context::has_fixed_snapshot())
 		return;
 	ereport(WARNING,
-			(errmsg("the transaction will not see what the holder of %s %s writes", noun,
-					describe(key)),
+			(errmsg("the transaction will not see what the holder of %s writes",
+					in_words(noun, key)),
 			 errdetail("Its isolation level is above READ COMMITTED, and it has taken its snapshot "
 					   "before the wait."),
 			 errhint("Acquire the %s before the transaction, %sor use READ COMMITTED.", noun,
-					 strcmp(noun, "lock") == 0 ? "at session scope, " : "")));
+					 strcmp(noun, "lease") != 0 ? "at session scope, " : "")));
 }
 
 static void
@@ -47,7 +54,7 @@ warn_of_waiting_with_snapshot(const char *noun, const lock_key &key)
 		return;
 	ereport(
 		WARNING,
-		(errmsg("waiting for %s %s with a snapshot", noun, describe(key)),
+		(errmsg("waiting for %s with a snapshot", in_words(noun, key)),
 		 errdetail("CALL pglock.%s() waits without one only as a statement of its own, "
 				   "outside a transaction block, first in its pipeline, with no other cursor or "
 				   "portal open, and without volatile functions in its arguments.",

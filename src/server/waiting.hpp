@@ -1,7 +1,8 @@
 /*
- * waiting.hpp: what is said of waiting for a lock or a lease, and what is done before it.
+ * waiting.hpp: what is said of waiting for a lock, a slot or a lease, and what is done before it.
  *
- * A `noun` is "lock" or "lease", and also the name of the procedure that waits without a snapshot.
+ * A `noun` is "lock", "slot" or "lease", and also the name of the procedure that waits without a
+ * snapshot.
  */
 #pragma once
 

@@ -1,5 +1,5 @@
 /*
- * lock_id_map.hpp: a hash table from lock ids to pointers.
+ * lock_map.hpp: a hash table from what can be locked to pointers.
  *
  * Open addressing with linear probing, at most half full; who is removed is replaced by those that
  * had to move on because of it, so there are no tombstones. A dynahash would do, but a session
@@ -7,18 +7,18 @@
  */
 #pragma once
 
-#include "pg.hpp"
+#include "lock_tag.hpp"
 
 namespace pglock
 {
-template <typename Value> class lock_id_map
+template <typename Value> class lock_map
 {
   public:
 	/* nullptr: not there. */
 	Value *
-	find(int64 lock_id) const
+	find(const lockable &what) const
 	{
-		return capacity != 0 ? slots[place(lock_id)].value : nullptr;
+		return capacity != 0 ? places[place(what)].value : nullptr;
 	}
 
 	/* Makes sure that so many add() will find room. Raises 53200. */
@@ -29,32 +29,32 @@ template <typename Value> class lock_id_map
 			resize(context, Max(16, pg_nextpower2_32(2 * (count + more))), 0);
 	}
 
-	/* Adds a lock id that is not there. Never raises: reserve() comes first. */
+	/* Adds what is not there. Never raises: reserve() comes first. */
 	void
-	add(int64 lock_id, Value *value)
+	add(const lockable &what, Value *value)
 	{
-		slots[place(lock_id)] = {lock_id, value};
+		places[place(what)] = {{what.lock_id, what.slot}, value};
 		count++;
 	}
 
-	/* Removes a lock id that is there. */
+	/* Removes what is there. */
 	void
-	remove(int64 lock_id)
+	remove(const lockable &what)
 	{
-		uint32 gap = place(lock_id);
+		uint32 gap = place(what);
 
-		for (uint32 i = next(gap); slots[i].value != nullptr; i = next(i))
+		for (uint32 i = next(gap); places[i].value != nullptr; i = next(i))
 		{
-			uint32 home = first_place(slots[i].lock_id);
+			uint32 home = first_place(places[i].what);
 
 			/* may what is at i move to the gap: is its home not between the two */
 			if (((i - home) & (capacity - 1)) >= ((i - gap) & (capacity - 1)))
 			{
-				slots[gap] = slots[i];
+				places[gap] = places[i];
 				gap = i;
 			}
 		}
-		slots[gap].value = nullptr;
+		places[gap].value = nullptr;
 		count--;
 	}
 
@@ -69,8 +69,8 @@ template <typename Value> class lock_id_map
 	void
 	clear()
 	{
-		if (slots != nullptr)
-			pfree(slots);
+		if (places != nullptr)
+			pfree(places);
 		*this = {};
 	}
 
@@ -81,18 +81,19 @@ template <typename Value> class lock_id_map
 	}
 
   private:
-	struct slot
+	struct entry
 	{
-		int64 lock_id;
+		lockable what;
 		Value *value; /* nullptr: not in use */
 	};
 
 	/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
 	uint32
-	first_place(int64 lock_id) const
+	first_place(const lockable &what) const
 	{
-		return static_cast<uint32>(static_cast<uint64>(lock_id) * UINT64CONST(0x9E3779B97F4A7C15) >>
-								   shift);
+		uint64 number = static_cast<uint64>(what.lock_id) + static_cast<uint32>(what.slot);
+
+		return static_cast<uint32>(number * UINT64CONST(0x9E3779B97F4A7C15) >> shift);
 	}
 
 	uint32
@@ -101,13 +102,13 @@ template <typename Value> class lock_id_map
 		return (i + 1) & (capacity - 1);
 	}
 
-	/* where that lock id is, or where it would be added */
+	/* where that is, or where it would be added */
 	uint32
-	place(int64 lock_id) const
+	place(const lockable &what) const
 	{
-		uint32 i = first_place(lock_id);
+		uint32 i = first_place(what);
 
-		while (slots[i].value != nullptr && slots[i].lock_id != lock_id)
+		while (places[i].value != nullptr && !(places[i].what == what))
 			i = next(i);
 		return i;
 	}
@@ -115,23 +116,23 @@ template <typename Value> class lock_id_map
 	void
 	resize(MemoryContext context, uint32 new_capacity, int flags)
 	{
-		lock_id_map grown = {};
+		lock_map grown = {};
 
-		grown.slots = static_cast<slot *>(
-			MemoryContextAllocExtended(context, sizeof(slot) * new_capacity,
+		grown.places = static_cast<entry *>(
+			MemoryContextAllocExtended(context, sizeof(entry) * new_capacity,
 									   flags | MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
-		if (grown.slots == nullptr)
+		if (grown.places == nullptr)
 			return;
 		grown.capacity = new_capacity;
 		grown.shift = 64 - pg_leftmost_one_pos32(new_capacity);
 		for (uint32 i = 0; i < capacity; i++)
-			if (slots[i].value != nullptr)
-				grown.add(slots[i].lock_id, slots[i].value);
+			if (places[i].value != nullptr)
+				grown.add(places[i].what, places[i].value);
 		clear();
 		*this = grown;
 	}
 
-	slot *slots;
+	entry *places;
 	uint32 capacity; /* a power of two */
 	uint32 count;
 	int shift; /* what leaves of 64 bits as many as there are in a place */
