@@ -7,8 +7,7 @@ import sys
 from datetime import timedelta
 
 import asyncpg
-from lease_worker import duration
-from worker import say
+import lease_worker
 
 
 # [recipe]
@@ -48,52 +47,23 @@ async def example(pool):
     # [end]
 
 
-# a worker: see test/perl/Worker.pm
-class Worker:
-    held = False
+module = asyncpg
+Error = asyncpg.PostgresError
 
-    async def main(self):
-        async with asyncpg.create_pool(min_size=1) as self.pool:
-            say("ready", asyncpg.__version__)
-            await self.block()
 
-    async def block(self):
-        """Does what it is told until the end of the block that it is in."""
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            command, *arguments = line.rstrip("\n").split("\t")
-            if command == "end":
-                return
-            try:
-                await getattr(self, command)(*arguments)
-            except asyncpg.PostgresError as error:
-                say("error", error.sqlstate)
+def connecting():
+    return asyncpg.create_pool(min_size=1)
 
-    async def lease(self, key, ttl, timeout):
-        try:
-            async with lease(self.pool, key, duration(ttl), duration(timeout)) as token:
-                self.held = True
-                say("held", token)
-                await self.block()
-            say("released")
-        except TimeoutError:
-            say("lost")
-        finally:
-            self.held = False
 
-    async def lose(self):
-        if self.held:  # the lease may have been lost before the command was read
-            await asyncio.Event().wait()
+async def write(pool, key, token):
+    async with pool.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT pglock.check_lease($1, $2)", key, token)
+        await conn.execute("INSERT INTO written VALUES ($1)", key)
 
-    async def write(self, key, token):
-        async with self.pool.acquire() as conn, conn.transaction():
-            await conn.execute("SELECT pglock.check_lease($1, $2)", key, int(token))
-            await conn.execute("INSERT INTO written VALUES ($1)", key)
-        say("written")
 
-    async def example(self):
-        await example(self.pool)
-        say("done")
+def sqlstate(error):
+    return error.sqlstate
 
 
 if __name__ == "__main__":
-    asyncio.run(Worker().main())
+    lease_worker.main_async(sys.modules[__name__])

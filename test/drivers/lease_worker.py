@@ -3,10 +3,15 @@
 A driver is a module with:
   module     the driver's own module, for its version
   Error      the root of the exceptions it raises
-  connect    what lease() and example() are given
-  lease(connect, key, ttl, timeout), example(connect), write(key, token), sqlstate(error)
+  given      the arguments that lease() and example() begin with
+  lease(*given, key, ttl, timeout), example(*given), write(key, token), sqlstate(error)
+
+The functions of an asynchronous driver are coroutines, and lease() cancels its block when the lease may not be held any
+more. Instead of `given` it has connecting(): a context manager of the argument that lease(), example() and write() begin with.
 """
 
+import asyncio
+import sys
 import time
 from datetime import timedelta
 
@@ -24,7 +29,7 @@ class Worker(Commands):
 
     def lease(self, key, ttl, timeout):
         try:
-            with self.driver.lease(self.driver.connect, key, duration(ttl), duration(timeout)) as (token, self.held):
+            with self.driver.lease(*self.driver.given, key, duration(ttl), duration(timeout)) as (token, self.held):
                 say("held", token)
                 self.block()
             say("released")
@@ -41,7 +46,51 @@ class Worker(Commands):
         say("written")
 
     def example(self):
-        self.driver.example(self.driver.connect)
+        self.driver.example(*self.driver.given)
+        say("done")
+
+
+class AsyncWorker(Commands):
+    held = False
+
+    async def main(self):
+        async with self.driver.connecting() as self.connect:
+            self.ready()
+            await self.block()
+
+    async def block(self):
+        """Does what it is told until the end of the block that it is in."""
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            command, *arguments = line.rstrip("\n").split("\t")
+            if command == "end":
+                return
+            try:
+                await getattr(self, command)(*arguments)
+            except self.driver.Error as error:
+                say("error", self.driver.sqlstate(error))
+
+    async def lease(self, key, ttl, timeout):
+        try:
+            async with self.driver.lease(self.connect, key, duration(ttl), duration(timeout)) as token:
+                self.held = True
+                say("held", token)
+                await self.block()
+            say("released")
+        except TimeoutError:
+            say("lost")
+        finally:
+            self.held = False
+
+    async def lose(self):
+        if self.held:  # the lease may have been lost before the command was read
+            await asyncio.Event().wait()
+
+    async def write(self, key, token):
+        await self.driver.write(self.connect, key, int(token))
+        say("written")
+
+    async def example(self):
+        await self.driver.example(self.connect)
         say("done")
 
 
@@ -52,3 +101,8 @@ def duration(milliseconds):
 def main(driver):
     """Serves a driver's module."""
     Worker(driver).main()
+
+
+def main_async(driver):
+    """Serves an asynchronous one."""
+    asyncio.run(AsyncWorker(driver).main())

@@ -62,6 +62,9 @@ def connect():
     return conn
 
 
+given = (connect,)
+
+
 def write(key, token):
     with contextlib.closing(connect()) as conn, conn, conn.cursor() as cursor:
         cursor.execute("SELECT pglock.check_lease(%s, %s)", (key, token))

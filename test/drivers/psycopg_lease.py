@@ -56,6 +56,7 @@ def example(connect):
 module = psycopg
 Error = psycopg.Error
 connect = functools.partial(psycopg.connect, autocommit=True)
+given = (connect,)
 
 
 def write(key, token):

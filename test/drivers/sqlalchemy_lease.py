@@ -55,11 +55,12 @@ def example(engine):
 
 module = sqlalchemy
 Error = sqlalchemy.exc.DBAPIError
-connect = sqlalchemy.create_engine("postgresql+psycopg2://", future=True)
+engine = sqlalchemy.create_engine("postgresql+psycopg2://", future=True)
+given = (engine,)
 
 
 def write(key, token):
-    with connect.begin() as conn:
+    with engine.begin() as conn:
         conn.execute(text("SELECT pglock.check_lease(:key, :token)"), {"key": key, "token": token})
         conn.execute(text("INSERT INTO written VALUES (:key)"), {"key": key})
 

@@ -63,13 +63,14 @@ add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg', interruptions => \@cancels, 
 add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', interruptions => \@signals, unprepared_only => 1,
 	lease => 'psycopg2_lease.py');
 add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals, lease => 'psycopg_lease.py');
-add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg', interruptions => \@cancels);
+add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg', interruptions => \@cancels,
+	lease => 'psycopg_async_lease.py');
 add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interruptions => \@signals,
 	unprepared_only => 1, otherwise => 'no snapshot', lease => 'sqlalchemy_lease.py');
 add_python('SQLAlchemy async', 'sqlalchemy_async_lock.py', 'sqlalchemy, asyncpg, greenlet',
-	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot');
+	interruptions => \@cancels, prepared_only => 1, otherwise => 'no snapshot', lease => 'sqlalchemy_async_lease.py');
 add_python('Django', 'django_lock.py', 'django, psycopg2', interruptions => \@signals, unprepared_only => 1,
-	given_up => 'closed', deaf => 1, trap => 'true');
+	given_up => 'closed', deaf => 1, trap => 'true', lease => 'django_lease.py');
 
 # So is one of npm's. What wants a newer Node.js than there is, is left out.
 sub add_node
