@@ -226,11 +226,11 @@ void
 raise_timeout(const lock_key &key)
 {
 	const char *others = describe_other_holders(key);
-	const char *verb = key.slot == any_slot ? "They are" : "It is";
+	const char *what = key.slot == any_slot ? "Slots are" : "It is";
 
 	ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					errmsg("could not acquire %s in time", describe_in_full(key)),
-					others != nullptr ? errdetail("%s held by %s.", verb, others) : 0,
+					others != nullptr ? errdetail("%s held by %s.", what, others) : 0,
 					errhint("%s", hint_at_parties(key))));
 }
 

@@ -86,30 +86,6 @@ find(const lockable &what)
 	return h;
 }
 
-/* Raises 54000 if this lock would be one too many. */
-void
-check_limit(const lock_key &key)
-{
-	hold *known = find(key);
-	auto limit = static_cast<uint32>(settings::max_holds);
-	auto count = [] { return hold_table::size() - foreign_holds; };
-
-	if (known != nullptr && possessions::is_wanted(*known) && !known->is_foreign)
-		return;
-	if (count() >= limit)
-		prune();
-	if (count() < limit)
-		return;
-	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-					errmsg("could not acquire %s: the session holds too many locks",
-						   describe_in_full(key)),
-					errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
-							  "is %u.",
-							  count(), limit),
-					errhint("Release locks that are no longer needed, or have a superuser raise "
-							"the limit.")));
-}
-
 /* The books of a lock, which are opened if there are none. Raises 53200. */
 hold &
 open_books(const lock_key &key)
@@ -132,8 +108,7 @@ hold &
 reserve(const lock_key &key)
 {
 	forget_request();
-	if (settings::max_holds > 0)
-		check_limit(key);
+	check_limit(key);
 
 	hold &h = open_books(key);
 
@@ -260,6 +235,32 @@ give_back_all(hold &h)
 }
 
 } // namespace
+
+void
+check_limit(const lock_key &key)
+{
+	if (settings::max_holds == 0)
+		return;
+
+	hold *known = find(key);
+	auto limit = static_cast<uint32>(settings::max_holds);
+	auto count = [] { return hold_table::size() - foreign_holds; };
+
+	if (known != nullptr && possessions::is_wanted(*known) && !known->is_foreign)
+		return;
+	if (count() >= limit)
+		prune();
+	if (count() < limit)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					errmsg("could not acquire %s: the session holds too many locks",
+						   describe_in_full(key)),
+					errdetail("The session holds %u different locks, and \"pglock.max_holds\" "
+							  "is %u.",
+							  count(), limit),
+					errhint("Release locks that are no longer needed, or have a superuser raise "
+							"the limit.")));
+}
 
 bool
 take(const lock_key &key, mode m, scope as)

@@ -17,6 +17,9 @@
 
 namespace pglock::holds
 {
+/* Raises 54000 if this lock, or a slot of this key, would be one more than pglock.max_holds. */
+void check_limit(const lock_key &key);
+
 /*
  * Takes the lock if it is to be had at once, and books it. Raises 53200 if memory or the lock table
  * is full and 54000 over pglock.max_holds; then, and if the answer is false, nothing was taken.

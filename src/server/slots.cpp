@@ -27,6 +27,16 @@ struct wanted
 	const request &how;
 };
 
+void
+check_may_take(const wanted &w)
+{
+	lock_key any = w.key.with(any_slot);
+
+	check_may_acquire(any, w.how);
+	/* before it waits for what it may not have */
+	holds::check_limit(any);
+}
+
 bool
 take(const wanted &w, int32 number)
 {
@@ -64,7 +74,7 @@ take_free(const wanted &w)
 int32
 take_at_once(const wanted &w)
 {
-	naming_context naming("acquiring slot of", w.key);
+	naming_context naming("acquiring a slot of", w.key);
 	int32 slot = 0;
 
 	if (w.slots == 1 || manager::parties(w.key.with(any_slot).tag()) == 0)
@@ -128,7 +138,7 @@ wait_for_any(const wanted &w)
 int32
 wait(const wanted &w)
 {
-	naming_context naming("acquiring slot of", w.key);
+	naming_context naming("acquiring a slot of", w.key);
 	int32 slot = w.slots > 1 ? wait_for_any(w)
 							 : holds::wait(w.key.with(1), w.how.mode, w.how.scope, w.how.deadline);
 
@@ -142,7 +152,7 @@ acquire(const lock_key &key, int32 slots, const request &how)
 {
 	wanted w = {key, slots, how};
 
-	check_may_acquire(key.with(any_slot), how);
+	check_may_take(w);
 
 	int32 slot = take_at_once(w);
 
@@ -158,7 +168,7 @@ acquire_or_raise(const lock_key &key, int32 slots, const request &how, FunctionC
 {
 	wanted w = {key, slots, how};
 
-	check_may_acquire(key.with(any_slot), how);
+	check_may_take(w);
 
 	int32 slot = take_at_once(w);
 
