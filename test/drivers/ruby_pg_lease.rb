@@ -1,7 +1,7 @@
 # Ruby's pg. `connect` opens a connection without a type map: a boolean arrives as "t" or "f".
 
 require "pg"
-require_relative "worker"
+require_relative "lease_worker"
 
 # [recipe]
 def with_lease(connect, key, ttl: 30, timeout: nil)
@@ -30,77 +30,52 @@ ensure
 end
 # [end]
 
-def example(connect)
-  # [example]
-  with_lease(connect, "billing") do |token, held|
-    conn = connect.call
-    [42, 43].each do |order|
-      raise "the lease could not be renewed" unless held.call
-      conn.transaction do
-        conn.exec_params("SELECT pglock.check_lease($1, $2)", ["billing", token])
-        conn.exec_params("UPDATE orders SET state = 'paid' WHERE id = $1", [order])
-      end
-    end
-  ensure
-    conn&.close
-  end
-  # [end]
-end
-
-# a worker: see test/perl/Worker.pm
-class LeaseWorker < Worker
-  # Ends the block of a lease that may not be held any more.
-  class Lost < Failure; end
-
+# the driver, for the tests
+class RubyPgLeases
   def initialize
     @connect = -> { PG.connect }
   end
 
-  def main
-    $stdout.sync = true
-    say("ready", PG::VERSION)
-    block
+  def version
+    PG::VERSION
   end
 
-  private
-
-  def sqlstate(error)
-    raise error unless error.is_a?(PG::Error)
-    error.result.error_field(PG::PG_DIAG_SQLSTATE)
+  def lease(key, **options, &work)
+    with_lease(@connect, key, **options, &work)
   end
 
-  def do_lease(key, ttl, timeout)
-    seconds = timeout.to_f / 1000 unless timeout.empty?
-    with_lease(@connect, key, ttl: ttl.to_f / 1000, timeout: seconds) do |token, held|
-      @held = held
-      say("held", token)
-      block
+  def example
+    connect = @connect
+    # [example]
+    with_lease(connect, "billing") do |token, held|
+      conn = connect.call
+      [42, 43].each do |order|
+        raise "the lease could not be renewed" unless held.call
+        conn.transaction do
+          conn.exec_params("SELECT pglock.check_lease($1, $2)", ["billing", token])
+          conn.exec_params("UPDATE orders SET state = 'paid' WHERE id = $1", [order])
+        end
+      end
+    ensure
+      conn&.close
     end
-    say("released")
-  rescue Lost
-    say("lost")
+    # [end]
   end
 
-  def do_lose
-    sleep(0.01) while @held.call
-    raise Lost
-  end
-
-  def do_write(key, token)
+  def write(key, token)
     conn = @connect.call
     conn.transaction do
       conn.exec_params("SELECT pglock.check_lease($1, $2)", [key, token])
       conn.exec_params("INSERT INTO written VALUES ($1)", [key])
     end
-    say("written")
   ensure
     conn&.close
   end
 
-  def do_example
-    example(@connect)
-    say("done")
+  def sqlstate(error)
+    raise error unless error.is_a?(PG::Error)
+    error.result.error_field(PG::PG_DIAG_SQLSTATE)
   end
 end
 
-LeaseWorker.new.main
+LeaseWorker.new(RubyPgLeases.new).main

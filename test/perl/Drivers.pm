@@ -147,7 +147,8 @@ push @drivers,
 	command => [ $ruby, "$programs/active_record.rb" ],
 	interruptions => ['timeout'],
 	given_up => 'closed',
-	trap => 'true, false'
+	trap => 'true, false',
+	lease => 'active_record_lease.rb'
   },
   {
 	name => 'PHP PDO',
