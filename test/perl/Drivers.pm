@@ -190,15 +190,18 @@ push @drivers,
   },
   { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
 
-add_node('postgres.js', 'postgres_js.js', 'postgres', trap => 'false');
-add_node('knex', 'knex_lock.js', 'knex pg', unprepared_only => 1, given_up => 'closed', trap => 'false');
-add_node('TypeORM', 'typeorm_lock.js', 'typeorm pg', node => 20, unprepared_only => 1, given_up => 'closed', trap => 'false');
-add_node('Drizzle', 'drizzle_lock.js', 'drizzle-orm pg', unprepared_only => 1, given_up => 'closed', trap => 'false');
-add_node('slonik', 'slonik_lock.js', 'slonik', unprepared_only => 1, trap => 'false');
+add_node('postgres.js', 'postgres_js.js', 'postgres', trap => 'false', lease => 'postgres_js_lease.js');
+add_node('knex', 'knex_lock.js', 'knex pg', unprepared_only => 1, given_up => 'closed', trap => 'false',
+	lease => 'knex_lease.js');
+add_node('TypeORM', 'typeorm_lock.js', 'typeorm pg', node => 20, unprepared_only => 1, given_up => 'closed', trap => 'false',
+	lease => 'typeorm_lease.js');
+add_node('Drizzle', 'drizzle_lock.js', 'drizzle-orm pg', unprepared_only => 1, given_up => 'closed', trap => 'false',
+	lease => 'drizzle_lease.js');
+add_node('slonik', 'slonik_lock.js', 'slonik', unprepared_only => 1, trap => 'false', lease => 'slonik_lease.js');
 add_node('Sequelize', 'sequelize_lock.js', 'sequelize pg', unprepared_only => 1, transaction_only => 1,
-	given_up => 'closed', otherwise => 'no snapshot', trap => 'false');
+	given_up => 'closed', otherwise => 'no snapshot', trap => 'false', lease => 'sequelize_lease.js');
 add_node('Prisma', 'prisma_lock.js', 'prisma-client @prisma/adapter-pg', node => 20, unprepared_only => 1,
-	transaction_only => 1, otherwise => 'no snapshot', trap => 'P2028');
+	transaction_only => 1, otherwise => 'no snapshot', trap => 'P2028', lease => 'prisma_lease.js');
 
 sub driver_names
 {
