@@ -115,12 +115,14 @@ unpack_trixie() {
 
 # Builds Go's workers from Debian's sources.
 build_go() {
-	local worker
+	local worker files
 	say "building Go's workers"
-	for worker in lib_pq pgx_lock pgx_lease; do
+	for worker in lib_pq lib_pq_lease pgx_lock pgx_lease; do
+		files=("$worker.go" go_worker.go)
+		[[ $worker != *_lease ]] || files+=(lease.go go_lease_worker.go)
 		run as_server env GOPATH=/usr/share/gocode GO111MODULE=off GOFLAGS= GOCACHE="$work/go" \
-			/usr/bin/go build -o "$DRIVERS/$worker" "$src/test/drivers/go_worker.go" \
-			"$src/test/drivers/$worker.go" &>"$log" || { cat "$log" >&2; return 1; }
+			/usr/bin/go build -o "$DRIVERS/$worker" "${files[@]/#/$src/test/drivers/}" &>"$log" ||
+			{ cat "$log" >&2; return 1; }
 	done
 }
 

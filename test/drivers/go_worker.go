@@ -85,12 +85,8 @@ func command(d session, name string, values []string) error {
 	}
 	switch name {
 	case "lock":
-		var timeout *time.Duration
-		if milliseconds, err := strconv.Atoi(values[2]); err == nil {
-			duration := time.Duration(milliseconds) * time.Millisecond
-			timeout = &duration
-		}
-		return and(d.lock(context.Background(), values[0], timeout, values[3] == "shared", values[4], inner("held")), "released")
+		held := inner("held")
+		return and(d.lock(context.Background(), values[0], milliseconds(values[2]), values[3] == "shared", values[4], held), "released")
 	case "example":
 		return and(d.example(), "done")
 	case "transaction":
@@ -159,6 +155,15 @@ func interrupt(d session, rounds, microseconds string) error {
 	}
 	say("interrupted", strconv.Itoa(interrupted), strconv.Itoa(left), strconv.Itoa(closed))
 	return nil
+}
+
+func milliseconds(text string) *time.Duration {
+	number, err := strconv.Atoi(text)
+	if err != nil {
+		return nil
+	}
+	duration := time.Duration(number) * time.Millisecond
+	return &duration
 }
 
 // Says the words if there is no error.

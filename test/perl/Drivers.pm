@@ -167,7 +167,8 @@ push @drivers,
 	closes => 1,
 	given_up => 'closed',
 	trap => '1000000 s',
-	unprepared_only => 1
+	unprepared_only => 1,
+	lease => 'lib_pq_lease'
   },
   {
 	name => 'Go pgx',
