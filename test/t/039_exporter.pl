@@ -45,15 +45,18 @@ sub acquire_all
 	return 'SELECT ' . join ', ', map({ "pglock.acquire($_ $more)" } @keys), "pglock.acquire_raw(7 $more)";
 }
 
-# All are held, and order:42 is waited for. All have been waited for in vain. One lease of three is waited for.
+# All are held, and order:42 is waited for. All have been waited for in vain, and so has a slot of one of those keys.
+# One lease of three is waited for.
 sub make_busy
 {
 	$holder->query_safe(acquire_all(''));
+	$holder->query_safe("SELECT pglock.acquire_slot('ключ', 1)");
 	$holder->query_safe("SELECT pglock.acquire_lease('job', '1 hour')");
 	$holder->query_safe("SELECT pglock.acquire_lease('pool', '1 hour', slots => 2) FROM generate_series(1, 2)");
 	$holder->query_safe('BEGIN; SELECT pg_advisory_lock(1, 2);
 		SELECT pglock.acquire(\'report\', shared => true, scope => \'transaction\')');
 	$waiter->query_safe(acquire_all(", timeout => '10ms'"));
+	$waiter->query_safe("SELECT pglock.acquire_slot('ключ', 1, '10ms')");
 	start_waiting($waiter, "SELECT pglock.acquire('order:42')");
 	# the lock manager notes the time just after the wait has begun
 	$node->poll_query_until('postgres', 'SELECT count(waiting_since) = 1 FROM pglock.locks')
@@ -91,7 +94,7 @@ sub columns
 	return map { keys %$_ } grep { !$usage || (values %$_)[0]{usage} =~ /^$usage$/ } @{ $queries->{$name}{metrics} };
 }
 
-is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_leases', 'pglock_locks' ], 'the file has its queries');
+is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_leases', 'pglock_locks', 'pglock_slots' ], 'the file has its queries');
 
 foreach my $name (sort keys %$queries)
 {
@@ -113,6 +116,7 @@ is( $node->safe_psql('postgres',
 	'6|0|0|0|0', 'idle: the locks are 0, and not absent');
 is($node->safe_psql('postgres', $queries->{pglock_contention}{query}), '', '... and nothing was contended');
 is($node->safe_psql('postgres', $queries->{pglock_leases}{query}), 'postgres|0|0|0|0', '... and no lease is held');
+is($node->safe_psql('postgres', $queries->{pglock_slots}{query}), 'postgres|0|0|0|0', '... and no slot');
 
 make_busy();
 foreach my $role ('monitor', 'nobody')
@@ -124,7 +128,7 @@ foreach my $role ('monitor', 'nobody')
 		my (undef, $rows) = $node->psql('postgres',
 			"SELECT count(*), count(DISTINCT ($labels)), count(*) FILTER (WHERE num_nulls($values) > 0)
 			 FROM ($queries->{$name}{query}) AS rows", extra_params => [ '-U', $role ]);
-		my %expected = (pglock_locks => 6, pglock_contention => @keys + 1, pglock_contention_info => 1, pglock_leases => 1);
+		my %expected = (pglock_locks => 6, pglock_contention => @keys + 2, pglock_contention_info => 1, pglock_leases => 1, pglock_slots => 1);
 
 		is($rows, "$expected{$name}|$expected{$name}|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
 	}
@@ -261,7 +265,7 @@ subtest 'the exporter' => sub {
 	is_deeply(
 		counts($metrics),
 		[
-			'held,postgres,exclusive,session ' . (@keys + 2),
+			'held,postgres,exclusive,session ' . (@keys + 3),
 			'held,postgres,exclusive,unknown 1',
 			'held,postgres,shared,transaction 1',
 			'waiting,postgres,exclusive,session 1',
@@ -272,8 +276,8 @@ subtest 'the exporter' => sub {
 	is_between(value($metrics, 'pglock_locks_longest_hold_seconds', $labels),
 		$before[1], $after[1], '... the longest hold');
 
-	is(value($metrics, "pglock_leases_$_->[0]", 'datname="postgres"'), $_->[1], "... leases: $_->[0]")
-	  foreach ([ held => 3 ], [ waiting => 1 ]);
+	is(value($metrics, "pglock_$_->[0]", 'datname="postgres"'), $_->[1], "... $_->[0]")
+	  foreach ([ leases_held => 3 ], [ leases_waiting => 1 ], [ slots_held => 1 ], [ slots_waiting => 0 ]);
 	is_between(value($metrics, 'pglock_leases_unrenewed_ratio', 'datname="postgres"'), 0, 0.2, '... nearest to its end');
 
 	# the key as it is shown, and by what to find it
@@ -281,26 +285,28 @@ subtest 'the exporter' => sub {
 		[ 'order:42', "lock_id('order:42')" ], [ '', "lock_id('')" ],
 		[ 'a\"b\\\\c\nd', "lock_id($keys[2])" ], [ 'ключ', "lock_id('ключ')" ],
 		[ 'x' x 255 . '...', "lock_id('${long}1')" ], [ 'x' x 255 . '...', "lock_id('${long}2')" ],
-		[ '', 'lock_id(7)', 7 ])
+		[ '', 'lock_id(7)', 7 ], [ 'ключ', "lock_id('ключ')", undef, 'true' ])
 	{
-		my ($shown, $sql, $id) = @$key;
+		my ($shown, $sql, $id, $of_slots) = @$key;
 
 		$id //= $node->safe_psql('postgres', "SELECT pglock.$sql");
-		$labels = qq{datname="postgres",key="$shown",lock_id="$id"};
+		$of_slots //= 'false';
+		$labels = qq{datname="postgres",key="$shown",lock_id="$id",of_slots="$of_slots"};
 
 		my ($total, $max) = split /\|/, $node->safe_psql('postgres',
-			"SELECT total_wait_time / 1000, max_wait_time / 1000 FROM pglock.contention WHERE lock_id = $id");
+			"SELECT total_wait_time / 1000, max_wait_time / 1000 FROM pglock.contention
+			 WHERE lock_id = $id AND of_slots = $of_slots");
 		my @values = map { value($metrics, "pglock_contention_$_", $labels) }
 		  qw(waits_total timeouts_total deadlocks_total cancels_total);
 
-		is("@values", '1 1 0 0', '... waits are counted: ' . substr($shown, 0, 20) . " $id");
+		is("@values", '1 1 0 0', '... waits are counted: ' . substr($shown, 0, 20) . " $id, slots: $of_slots");
 		is_between(value($metrics, 'pglock_contention_wait_seconds_total', $labels),
 			$total - 1e-9, $total + 1e-9, '... and their time');
 		is_between(value($metrics, 'pglock_contention_max_wait_seconds', $labels),
 			$max - 1e-9, $max + 1e-9, '... and the longest');
 	}
 
-	is(value($metrics, 'pglock_contention_info_keys', 'datname="postgres"'), @keys + 1, '... and how many keys there are');
+	is(value($metrics, 'pglock_contention_info_keys', 'datname="postgres"'), @keys + 2, '... and how many keys there are');
 
 	# each metric that is declared is there, as what it is, and no other
 	my %types = $metrics =~ /^# TYPE (pglock_\w+) (\w+)$/mg;
@@ -321,7 +327,7 @@ subtest 'the exporter' => sub {
 	is_deeply(
 		counts($metrics),
 		[
-			'held,postgres,exclusive,session ' . (@keys + 2),
+			'held,postgres,exclusive,session ' . (@keys + 3),
 			'held,postgres,exclusive,unknown 1',
 			'held,postgres,shared,transaction 1',
 			'held,second,exclusive,session 1',
@@ -336,14 +342,14 @@ subtest 'the exporter' => sub {
 	is_deeply(
 		counts($metrics),
 		[
-			'held,postgres,exclusive,unknown ' . (@keys + 3),
+			'held,postgres,exclusive,unknown ' . (@keys + 4),
 			'held,postgres,shared,unknown 1',
 			'waiting,postgres,exclusive,unknown 1',
 		],
 		'... all locks are counted');
-	is(scalar(() = $metrics =~ /^pglock_contention_waits_total\{.*\} 1$/mg), @keys + 1, '... and all waits');
+	is(scalar(() = $metrics =~ /^pglock_contention_waits_total\{.*\} 1$/mg), @keys + 2, '... and all waits');
 	is(scalar(() = $metrics =~ /^pglock_contention_waits_total\{.*key="<insufficient privilege>",(?!lock_id="7")/mg),
-		@keys, '... without names');
+		@keys + 1, '... without names');
 
 	make_idle();
 	$metrics = scrape();
