@@ -8,6 +8,8 @@
 source "$(dirname "$0")/lib.sh"
 # shellcheck source=bench_leases.sh
 source "$root/test/bench_leases.sh"
+# shellcheck source=bench_slots.sh
+source "$root/test/bench_slots.sh"
 
 pairs=${PAIRS:-5}
 seconds=${SECONDS_PER_RUN:-3}
@@ -41,15 +43,16 @@ main() {
 	client section 'critical section, to lock + UPDATE + unlock' "$pairs" '>= 2' 2.8
 	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
+	slots
 	leases
 }
 
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
 row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
 
-# Says before anything happens what is to come. Two cases are measured in 15 pairs, and twelve in as many as PAIRS says.
+# Says before anything happens what is to come. Two cases are measured in 15 pairs, and fourteen in as many as PAIRS says.
 explain() {
-	local minutes=$(((2 * (2 * 15 + 12 * pairs) * seconds + 240) / 60))
+	local minutes=$(((2 * (2 * 15 + 14 * pairs) * seconds + 240) / 60))
 	cat <<-END
 		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
 		It takes about $minutes minutes on an idle machine; on a busy one the figures mean little.
@@ -190,10 +193,17 @@ client_rate() { "$work/client/bench" "$1" "$seconds" ${delay:+"$delay"}; }
 
 # hold COUNT COMMAND...: runs the command while a session holds that many locks, by names
 hold() {
-	local count=$1 held
+	local count=$1
 	shift
+	hold_by "SELECT count(pglock.acquire('key:' || n)) FROM generate_series(1, $count) AS n" "$count" "$@"
+}
+
+# hold_by STATEMENT COUNT COMMAND...: the statement takes locks, and counts them
+hold_by() {
+	local statement=$1 count=$2 held
+	shift 2
 	coproc holder { psql -X -q -A -t 2>&1; }
-	say "SELECT count(pglock.acquire('key:' || n)) FROM generate_series(1, $count) AS n;" >&"${holder[1]}"
+	say "$statement;" >&"${holder[1]}"
 	read -r held <&"${holder[0]}"
 	[[ $held == "$count" ]] || die "could not take the locks: $held"
 	"$@"

@@ -20,6 +20,7 @@ main() {
 	waiting_with_a_timeout
 	waiting_without_a_snapshot
 	who_holds_what
+	two_at_a_time
 	late_holder
 	what_is_left
 }
@@ -201,6 +202,28 @@ who_holds_what() {
 	say '  pglock.contention; waits: how often sessions had to wait; timeouts, cancels: waits that ended without the lock'
 	table -c "SELECT key, waits, total_wait_time::int AS total_ms, max_wait_time::int AS max_ms, timeouts, cancels
 	          FROM pglock.contention ORDER BY total_wait_time DESC"
+}
+
+#
+# Slots
+#
+
+two_at_a_time() {
+	local name given_back
+	title 'three exports, of which two may run at a time: two slots'
+	for name in export-1 export-2 export-3; do
+		session "$name" "CALL pglock.slot('exports', 2);"
+		until_true "EXISTS (SELECT FROM pglock.locks WHERE key = 'exports' AND application_name = '$name')"
+	done
+	say '  slot: the number of the slot, 0 waits for any'
+	table -c "SELECT key, slot, granted, application_name, pid, blocked_by
+	          FROM pglock.locks WHERE key = 'exports' ORDER BY application_name"
+	given_back=$(query -c "SELECT slot FROM pglock.locks WHERE application_name = 'export-1'")
+	tell export-1 "SELECT pglock.release_slot('exports', $given_back);"
+	until_true "NOT EXISTS (SELECT FROM pglock.locks WHERE NOT granted)"
+	say "  export-1 has given slot $given_back back, and $(query -c "SELECT application_name FROM pglock.locks
+		WHERE slot = $given_back") has it now"
+	for name in export-1 export-2 export-3; do finish "$name" >/dev/null; done
 }
 
 #
