@@ -51,7 +51,8 @@ class ActiveRecordLeases
       [42, 43].each do |order|
         raise "the lease could not be renewed" unless held.call
         Order.transaction do
-          Order.connection.exec_query("SELECT pglock.check_lease($1, $2)", "Check", ["billing", token])
+          # as text, since ActiveRecord complains of the type void
+          Order.connection.exec_query("SELECT pglock.check_lease($1, $2)::text", "Check", ["billing", token])
           Order.where(id: order).update_all(state: "paid")
         end
       end
@@ -62,7 +63,7 @@ class ActiveRecordLeases
   def write(key, token)
     @pool.with_connection do |conn|
       conn.transaction do
-        conn.exec_query("SELECT pglock.check_lease($1, $2)", "Check", [key, token])
+        conn.exec_query("SELECT pglock.check_lease($1, $2)::text", "Check", [key, token])
         conn.exec_query("INSERT INTO written VALUES ($1)", "Write", [key])
       end
     end

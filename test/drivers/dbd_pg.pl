@@ -1,10 +1,12 @@
 # DBD::Pg. The handle is in autocommit and has RaiseError: `begin_work` begins a transaction.
 
 use v5.36;
-use open qw(:std :encoding(UTF-8));
 use DBI;
+use FindBin;
 use Time::HiRes 'ualarm';
 use Time::Seconds;
+
+require "$FindBin::RealBin/worker.pl";
 
 # [recipe]
 sub with_lock ($dbh, $key, $work, %options)
@@ -36,8 +38,8 @@ sub example ($dbh)
 	# [end]
 }
 
-# a worker: see test/perl/Worker.pm
-my $dbh;
+# the driver, for the tests
+my ($dbh, $block);
 
 sub connect_anew
 {
@@ -51,7 +53,7 @@ my %commands = (
 		my %options = (shared => $shared eq 'shared', scope => $scope);
 
 		$options{timeout} = Time::Seconds->new($timeout / 1000) if length $timeout;
-		with_lock($dbh, $type eq 'integer' ? $key + 0 : $key, sub { say 'held'; block() }, %options);
+		with_lock($dbh, $type eq 'integer' ? $key + 0 : $key, sub { say 'held'; $block->() }, %options);
 		say 'released';
 	},
 	example => sub {
@@ -60,7 +62,7 @@ my %commands = (
 	},
 	transaction => sub {
 		begin();
-		eval { block(); $dbh->commit; 1 } or $dbh->rollback, die $@;
+		eval { $block->(); $dbh->commit; 1 } or $dbh->rollback, die $@;
 		say 'committed';
 	},
 	begin => \&begin,
@@ -121,28 +123,12 @@ sub take_once ($bare, $microseconds)
 	return;
 }
 
-# Does what it is told until the end of the block that it is in: true; or of the input: false.
-sub block
-{
-	while (defined(my $line = <STDIN>))
-	{
-		chomp $line;
-		my ($command, @values) = split /\t/, $line, -1;
-
-		return 1 if $command eq 'end';
-		next if eval { $commands{$command}->(@values); 1 };
-		die $@ if $@ eq "told to fail\n";
-		say "error\t", $dbh->state;
-	}
-	return 0;
-}
-
-$| = 1;
+$block = blocks(\%commands, sub ($error) { $error ne "told to fail\n" && $dbh->state });
 connect_anew();
 say "ready\t$DBD::Pg::VERSION";
 while (1)
 {
-	my $more = eval { block() } // (say('failed'), 1);
+	my $more = eval { $block->() } // (say('failed'), 1);
 
 	last unless $more;
 }

@@ -4,6 +4,8 @@
 
 declare(strict_types=1);
 
+require __DIR__ . '/worker.php';
+
 // [recipe]
 function with_lock(PDO $db, string|int $key, callable $work, ?float $timeout = null, bool $shared = false, string $scope = 'session')
 {
@@ -36,7 +38,7 @@ function example(PDO $db): void
     // [end]
 }
 
-// a worker: see test/perl/Worker.pm
+// the driver, for the tests
 final class Failure extends Exception {}
 
 // what a signal handler throws
@@ -100,11 +102,6 @@ $commands = [
     'fail' => fn () => throw new Failure(),
 ];
 
-function say(...$words): void
-{
-    echo implode("\t", $words), "\n";
-}
-
 // Has another process signal while it takes the lock, and counts what comes of it.
 function interrupt(int $rounds, int $microseconds, bool $bare): array
 {
@@ -133,24 +130,6 @@ function interrupt(int $rounds, int $microseconds, bool $bare): array
         $db->query('SELECT pglock.release_all()');
     }
     return [$interrupted, $left, $closed];
-}
-
-// Does what it is told until the end of the block that it is in: true; or of the input: false.
-function block(): bool
-{
-    global $commands;
-
-    while (($line = fgets(STDIN)) !== false) {
-        $values = explode("\t", rtrim($line, "\n"));
-        $command = array_shift($values);
-        if ($command === 'end') return true;
-        try {
-            $commands[$command](...$values);
-        } catch (PDOException $error) {
-            say('error', $error->errorInfo[0]);
-        }
-    }
-    return false;
 }
 
 pcntl_async_signals(true);

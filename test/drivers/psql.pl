@@ -1,8 +1,12 @@
 # psql: a worker like those of the drivers (see test/perl/Worker.pm), for those who type their locks.
 
 use v5.36;
+use FindBin;
 use IPC::Open2;
 
+require "$FindBin::RealBin/worker.pl";
+
+my $block = blocks({ lock => \&lock_and_release, run => \&run_and_answer }, sub { });
 my $pid = open2(my $answers, my $statements, qw(psql -X -q -A -t));
 
 # What a statement answers, and its SQLSTATE: nothing if the server has gone.
@@ -34,41 +38,22 @@ sub lock_and_release ($key, $type, $timeout, $shared, $scope)
 
 	return say "error\t$state" if $state ne '00000';
 	say 'held';
-	block();
+	$block->();
 	run('SELECT pglock.release(' . quoted($key) . ", $mode)") if $scope eq 'session';
 	say 'released';
 }
 
-# Does what it is told until the end of the block that it is in.
-sub block
+sub run_and_answer ($sql)
 {
-	while (defined(my $line = <STDIN>))
-	{
-		chomp $line;
-		my ($command, @values) = split /\t/, $line, -1;
+	my ($answer, $state) = run($sql);
 
-		return if $command eq 'end';
-		if ($command eq 'lock')
-		{
-			lock_and_release(@values);
-		}
-		elsif ($command eq 'run')
-		{
-			my ($answer, $state) = run(@values);
-
-			chomp $answer;
-			say $state eq '00000' ? "row\t$answer" : "error\t$state";
-		}
-		else
-		{
-			die "psql does not know how to $command\n";
-		}
-	}
+	chomp $answer;
+	say $state eq '00000' ? "row\t$answer" : "error\t$state";
 }
 
-$| = 1;
+binmode $_, ':encoding(UTF-8)' foreach $answers, $statements;
 $statements->autoflush;
 say "ready\t", (run("SELECT :'VERSION_NAME'"))[0] =~ s|\s.*||sr;
-block();
+$block->();
 close $statements;
 waitpid $pid, 0;

@@ -124,7 +124,8 @@ push @drivers,
 	check => [ 'perl', '-MDBD::Pg', '-e', '1' ],
 	command => [ 'perl', "$programs/dbd_pg.pl" ],
 	interruptions => ['signal'],
-	calls_unprepared => 1
+	calls_unprepared => 1,
+	lease => 'dbd_pg_lease.pl'
   },
   {
 	name => 'C++ client',
@@ -157,7 +158,8 @@ push @drivers,
 	interruptions => ['signal'],
 	given_up => 'kept',
 	deaf => 1,
-	trap => '22P02'
+	trap => '22P02',
+	lease => 'php_pdo_lease.php'
   },
   {
 	name => 'Go lib/pq',
