@@ -3,11 +3,12 @@
 A driver is a module with:
   module     the driver's own module, for its version
   Error      the root of the exceptions it raises
-  given      the arguments that lease() and example() begin with
-  lease(*given, key, ttl, timeout), example(*given), write(key, token), sqlstate(error)
+  ask(call, *values), write(key, token), pay(order, token)
+  insert(conn, key): writes into the table `written`; `conn` is what the block of write() is given
+  sqlstate(error)
 
-The functions of an asynchronous driver are coroutines, and lease() cancels its block when the lease may not be held any
-more. Instead of `given` it has connecting(): a context manager of the argument that lease(), example() and write() begin with.
+Those of an asynchronous driver are coroutines and asynchronous context managers. It has one more, opened(), for as long
+as it serves.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ import sys
 import time
 from datetime import timedelta
 
+import async_lease
+import lease
 from worker import Commands, say
 
 
@@ -29,7 +32,7 @@ class Worker(Commands):
 
     def lease(self, key, ttl, timeout):
         try:
-            with self.driver.lease(*self.driver.given, key, duration(ttl), duration(timeout)) as (token, self.held):
+            with lease.lease(self.driver.ask, key, duration(ttl), duration(timeout)) as (token, self.held):
                 say("held", token)
                 self.block()
             say("released")
@@ -42,11 +45,12 @@ class Worker(Commands):
         raise Lost
 
     def write(self, key, token):
-        self.driver.write(key, int(token))
+        with self.driver.write(key, int(token)) as conn:
+            self.driver.insert(conn, key)
         say("written")
 
     def example(self):
-        self.driver.example(*self.driver.given)
+        lease.example(self.driver.ask, self.driver.pay)
         say("done")
 
 
@@ -54,7 +58,7 @@ class AsyncWorker(Commands):
     held = False
 
     async def main(self):
-        async with self.driver.connecting() as self.connect:
+        async with self.driver.opened():
             self.ready()
             await self.block()
 
@@ -71,7 +75,7 @@ class AsyncWorker(Commands):
 
     async def lease(self, key, ttl, timeout):
         try:
-            async with self.driver.lease(self.connect, key, duration(ttl), duration(timeout)) as token:
+            async with async_lease.lease(self.driver.ask, key, duration(ttl), duration(timeout)) as token:
                 self.held = True
                 say("held", token)
                 await self.block()
@@ -86,11 +90,12 @@ class AsyncWorker(Commands):
             await asyncio.Event().wait()
 
     async def write(self, key, token):
-        await self.driver.write(self.connect, key, int(token))
+        async with self.driver.write(key, int(token)) as conn:
+            await self.driver.insert(conn, key)
         say("written")
 
     async def example(self):
-        await self.driver.example(self.connect)
+        await async_lease.example(self.driver.ask, self.driver.pay)
         say("done")
 
 

@@ -1,19 +1,28 @@
 # The half of the protocol (see test/perl/Worker.pm) of the Ruby drivers that take leases.
-#
-# A driver is an object with:
-#   version, lease(key, ttl:, timeout:) { |token, held| }, example, write(key, token), sqlstate(error)
 
+require_relative "lease"
 require_relative "worker"
 
 class LeaseWorker < Worker
   # Ends the block of a lease that may not be held any more.
   class Lost < Failure; end
 
+  # All are functions but `version`; `insert` is given what the block of `write` is, and writes into the table `written`.
+  Driver = Struct.new(:version, :ask, :write, :pay, :insert, :sqlstate, keyword_init: true)
+
+  def initialize(**driver)
+    super(Driver.new(**driver))
+  end
+
   private
+
+  def sqlstate(error)
+    @driver.sqlstate.call(error) or raise error
+  end
 
   def do_lease(key, ttl, timeout)
     seconds = timeout.to_f / 1000 unless timeout.empty?
-    @driver.lease(key, ttl: ttl.to_f / 1000, timeout: seconds) do |token, held|
+    with_lease(@driver.ask, key, ttl: ttl.to_f / 1000, timeout: seconds) do |token, held|
       @held = held
       say("held", token)
       block
@@ -29,7 +38,12 @@ class LeaseWorker < Worker
   end
 
   def do_write(key, token)
-    @driver.write(key, token)
+    @driver.write.call(key, token) { |conn| @driver.insert.call(conn, key) }
     say("written")
+  end
+
+  def do_example
+    example(@driver.ask, @driver.pay)
+    say("done")
   end
 end
