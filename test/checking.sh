@@ -21,8 +21,11 @@ need_checking_postgres() {
 # Says in `checking` where it is: its sources, built, and what is installed of them.
 find_checking_postgres() {
 	checking=$(realpath -m "${KEEP:-$work/checking}")
+	mkdir -p "$checking/sources"
+	# others run the server
+	chmod 755 "$work" "$checking"
+	need_reachable "$checking"
 	if [[ ! -e $checking/complete ]]; then
-		mkdir -p "$checking/sources"
 		get_sources
 		correct_assertion
 		build_postgres
@@ -30,8 +33,6 @@ find_checking_postgres() {
 	else
 		say "using the PostgreSQL in $checking"
 	fi
-	# others run the server
-	chmod 755 "$work" "$checking"
 	export PG_CONFIG=$checking/postgres/bin/pg_config
 }
 

@@ -168,6 +168,12 @@ as_server() {
 
 server_user() { if id postgres &>/dev/null; then say postgres; else say nobody; fi; }
 
+# need_reachable PATH: ends the command with a sentence if the user who runs the servers can't get there.
+need_reachable() {
+	as_server test -x "$1" || die "the servers are run by the user $(server_user), who can't reach $1:" \
+		"let others pass through the folders above it (chmod o+x), or choose another place"
+}
+
 # Gives the folder to the user who runs the servers.
 give_to_server() {
 	if ((EUID == 0)); then
@@ -278,6 +284,7 @@ prepare() {
 	need "$server_dev" has_header
 	need g++ has g++
 	((${#missing[@]} == 0)) || install_missing
+	need_reachable "$bin/postgres"
 	export PG_CONFIG PATH="$bin:$PATH"
 	extension_folder=$("$PG_CONFIG" --sharedir)/extension
 	installs_as_user || need_root "installing the extension into $extension_folder"
