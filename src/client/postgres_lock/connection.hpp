@@ -246,7 +246,9 @@ inline constexpr operations operations_of = make_operations<Traits, T>();
 } // namespace detail
 
 /// A connection of any type, by reference: the connection has to outlive it, and every lock that
-/// was made with it. Cheap to copy. Connections convert to it by themselves, so it is rarely named.
+/// was made with it. Given a `std::shared_ptr` or `std::unique_ptr`, it keeps the connection
+/// itself, and so does every lock that was made with it, until it has been released. Cheap to copy.
+/// Connections convert to it by themselves, so it is rarely named.
 ///
 /// A connection belongs to one thread at a time, and so do the locks on it.
 class connection_ref
@@ -269,6 +271,22 @@ class connection_ref
 	{
 		if (connection == nullptr)
 			throw std::invalid_argument("there is no connection");
+	}
+
+	/// The same for a connection that is shared, and kept.
+	template <typename T>
+	requires connection_interface<connection_traits<T>, T>
+	connection_ref(std::shared_ptr<T> connection) : connection_ref(connection.get())
+	{
+		owner_ = std::move(connection);
+	}
+
+	/// The same for a connection that is handed over.
+	template <typename T, typename Deleter>
+	requires connection_interface<connection_traits<T>, T>
+	connection_ref(std::unique_ptr<T, Deleter> connection)
+		: connection_ref(std::shared_ptr<T>(std::move(connection)))
+	{
 	}
 
 	/// By an interface that is named, whatever the traits of the type. See `through()`.
@@ -353,6 +371,8 @@ class connection_ref
 
 	void *connection_;
 	const detail::operations *operations_;
+	/// null if somebody else keeps the connection
+	std::shared_ptr<void> owner_;
 };
 
 /// Names the interface to a connection, where it is not to be that of its type:
