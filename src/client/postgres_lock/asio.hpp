@@ -284,7 +284,7 @@ class [[nodiscard]] async_guard
 		return held_.get() && held_.get()->hold.lost();
 	}
 
-  private:
+  protected:
 	[[nodiscard]] const std::shared_ptr<detail::async_hold> &
 	held() const
 	{
@@ -293,12 +293,42 @@ class [[nodiscard]] async_guard
 		return held_.get();
 	}
 
+  private:
 	detail::guarded<std::shared_ptr<detail::async_hold>> held_;
+};
+
+/// A `slot_guard` that `async_acquire_slot()` makes. Otherwise as `async_guard`.
+class [[nodiscard]] async_slot_guard : async_guard
+{
+  public:
+	/// Holds nothing.
+	async_slot_guard() = default;
+
+	/// For the library itself.
+	[[nodiscard]] explicit async_slot_guard(std::shared_ptr<detail::async_hold> held) noexcept
+		: async_guard(std::move(held))
+	{
+	}
+
+	/// See `slot_guard::slot()`.
+	[[nodiscard]] int
+	slot() const
+	{
+		return held()->hold.slot();
+	}
+
+	using async_guard::async_handle_error;
+	using async_guard::async_unlock;
+#if defined(__cpp_lib_jthread)
+	using async_guard::async_watch;
+#endif
+	using async_guard::locked;
+	using async_guard::lost;
 };
 
 namespace detail
 {
-template <typename Token>
+template <typename Guard, typename Token>
 auto
 start_guard(const std::shared_ptr<async_hold> &held, Token &&token)
 {
@@ -306,8 +336,8 @@ start_guard(const std::shared_ptr<async_hold> &held, Token &&token)
 		held, std::forward<Token>(token),
 		[held](const acquisition &ended) {
 			if (!is_taken(ended))
-				throw_timeout(held->hold.keys().front());
-			return async_guard(held);
+				held->hold.throw_timeout();
+			return Guard(held);
 		},
 		held->timeout);
 }
@@ -322,33 +352,62 @@ auto
 async_acquire(const detail::executor_argument &executor, PGconn *connection,
 			  detail::keys_argument keys, const options &options, Token &&token)
 {
-	return detail::start_guard(detail::make_async_hold(executor, connection, std::move(keys),
-													   options),
-							   std::forward<Token>(token));
+	return detail::start_guard<async_guard>(detail::make_async_hold(executor, connection,
+																	std::move(keys), options),
+											std::forward<Token>(token));
+}
+
+/// Takes one of the slots of a key, see `slot_guard`. If the timeout passes, completes with
+/// `timeout_error`. Throws at once what needs no server to know. Signature:
+/// `void(std::exception_ptr, async_slot_guard)`.
+template <typename Token>
+auto
+async_acquire_slot(const detail::executor_argument &executor, PGconn *connection, key key,
+				   int slots, const options &options, Token &&token)
+{
+	return detail::start_guard<async_slot_guard>(detail::make_async_hold(executor, connection,
+																		 {std::move(key)}, options,
+																		 slots),
+												 std::forward<Token>(token));
 }
 
 #if defined(ASIO_HAS_CO_AWAIT)
 namespace detail
 {
-/// The coroutine of with_lock().
-template <typename Body>
-asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
-run_with_lock(PGconn *connection, std::vector<key> keys, options options, Body body)
+/// The coroutine that a body makes, which may want to have the guard.
+template <typename Guard, typename Body>
+auto
+start_body(Body &body, Guard &guard)
 {
-	using value = typename std::invoke_result_t<Body &>::value_type;
+	if constexpr (std::invocable<Body &, Guard &>)
+		return body(guard);
+	else
+		return body();
+}
 
-	auto held =
-		make_async_hold(co_await asio::this_coro::executor, connection, std::move(keys), options);
-	async_guard guard = co_await start_guard(held, asio::use_awaitable);
+template <typename Guard, typename Body>
+using body_value =
+	typename decltype(start_body(std::declval<Body &>(), std::declval<Guard &>()))::value_type;
+
+/// The coroutine of with_lock() and with_slot().
+template <typename Guard, typename Body>
+asio::awaitable<body_value<Guard, Body>>
+run_with(PGconn *connection, std::vector<key> keys, options options, slot_count slots, Body body)
+{
+	using value = body_value<Guard, Body>;
+
+	auto held = make_async_hold(co_await asio::this_coro::executor, connection, std::move(keys),
+								options, slots);
+	Guard guard = co_await start_guard<Guard>(held, asio::use_awaitable);
 	std::exception_ptr failure;
 	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
 
 	try
 	{
 		if constexpr (std::is_void_v<value>)
-			co_await body();
+			co_await start_body(body, guard);
 		else
-			result.emplace(co_await body());
+			result.emplace(co_await start_body(body, guard));
 	}
 	catch (...)
 	{
@@ -390,11 +449,23 @@ run_with_lock(PGconn *connection, std::vector<key> keys, options options, Body b
 /// under way on the connection: then the locks can't be released, which the handler is told.
 ///
 /// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
+///
+/// The body may take an `async_guard &`, for its token and to know whether it is lost.
 template <typename Body>
-asio::awaitable<typename std::invoke_result_t<Body &>::value_type>
+asio::awaitable<detail::body_value<async_guard, Body>>
 with_lock(PGconn *connection, detail::keys_argument keys, options options, Body body)
 {
-	return detail::run_with_lock(connection, std::move(keys), options, std::move(body));
+	return detail::run_with<async_guard>(connection, std::move(keys), options, {}, std::move(body));
+}
+
+/// The same with one of the slots of a key. The body may take an `async_slot_guard &`, for the
+/// number of the slot.
+template <typename Body>
+asio::awaitable<detail::body_value<async_slot_guard, Body>>
+with_slot(PGconn *connection, key key, int slots, options options, Body body)
+{
+	return detail::run_with<async_slot_guard>(connection, {std::move(key)}, options, slots,
+											  std::move(body));
 }
 #endif
 } // namespace pglock

@@ -187,10 +187,9 @@ class [[nodiscard]] guard
 	/// The same.
 	[[nodiscard]] guard(connection_ref connection, std::vector<key> keys,
 						const options &options = {})
-		: hold_(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options))
+		: guard(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options),
+				options.timeout)
 	{
-		if (!held().take(options.timeout))
-			detail::throw_timeout(held().keys().front());
 	}
 
 	/// Gives the locks back before the end. Harmless if they are not held any more. Throws as
@@ -230,16 +229,54 @@ class [[nodiscard]] guard
 		return hold_.get() && hold_.get()->lost();
 	}
 
-  private:
+  protected:
+	/// Takes what is wanted.
+	guard(std::unique_ptr<detail::blocking_hold> wanted, const detail::wait_time &timeout)
+		: hold_(std::move(wanted))
+	{
+		if (!held().take(timeout))
+			held().throw_timeout();
+	}
+
 	[[nodiscard]] detail::blocking_hold &
-	held()
+	held() const
 	{
 		if (!hold_.get())
 			throw std::logic_error("the guard has been moved from");
 		return *hold_.get();
 	}
 
+  private:
 	detail::guarded<std::unique_ptr<detail::blocking_hold>> hold_;
+};
+
+/// Holds one of the slots of a key as long as it lives: of so many sessions or transactions at a
+/// time. Otherwise as `guard`. A connection can hold several slots of a key, each by a guard of its
+/// own; if it holds all of them, to wait for another is an `error` with 55000.
+class [[nodiscard]] slot_guard : guard
+{
+  public:
+	/// Takes a slot, of `slots`, and waits as long as the options say. Throws as a `guard` does,
+	/// and `std::invalid_argument` for shared options.
+	[[nodiscard]] slot_guard(connection_ref connection, key key, int slots,
+							 const options &options = {})
+		: guard(std::make_unique<detail::blocking_hold>(connection,
+														std::vector<pglock::key>{std::move(key)},
+														options, slots),
+				options.timeout)
+	{
+	}
+
+	/// The number of the slot, from 1 to the number of slots.
+	[[nodiscard]] int
+	slot() const
+	{
+		return held().slot();
+	}
+
+	using guard::locked;
+	using guard::lost;
+	using guard::unlock;
 };
 
 /// A mutex with a name, shared by all sessions of a database. Meets the standard's requirements
@@ -270,7 +307,7 @@ class mutex
 	lock()
 	{
 		if (!checked(timeout_).take(timeout_))
-			detail::throw_timeout(hold_.keys().front());
+			hold_.throw_timeout();
 	}
 
 	/// Does not wait. False: somebody else holds it.
@@ -343,7 +380,7 @@ class shared_mutex : public mutex
 	lock_shared()
 	{
 		if (!shared_.take(timeout_))
-			detail::throw_timeout(shared_.keys().front());
+			shared_.throw_timeout();
 	}
 
 	/// As `try_lock()`, shared.

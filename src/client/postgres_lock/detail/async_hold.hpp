@@ -72,8 +72,8 @@ class keys_argument
 struct async_hold
 {
 	async_hold(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
-			   const options &options)
-		: hold(connection, std::move(keys), options), channel(executor, *connection),
+			   const options &options, slot_count slots)
+		: hold(connection, std::move(keys), options, slots), channel(executor, *connection),
 		  interruption(std::move(executor)), timeout(options.timeout)
 	{
 	}
@@ -178,8 +178,9 @@ class usage
 /// Throws `std::invalid_argument` for a null connection.
 [[nodiscard]] inline std::shared_ptr<async_hold>
 make_async_hold(asio::any_io_executor executor, PGconn *connection, std::vector<key> keys,
-				const options &options)
+				const options &options, slot_count slots = {})
 {
-	return std::make_shared<async_hold>(std::move(executor), connection, std::move(keys), options);
+	return std::make_shared<async_hold>(std::move(executor), connection, std::move(keys), options,
+										slots);
 }
 } // namespace pglock::detail

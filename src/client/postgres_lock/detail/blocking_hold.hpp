@@ -26,10 +26,10 @@ namespace pglock::detail
 [[nodiscard]] inline unsigned
 checked_depth(hold &of, connection_ref asked, const deadline &until)
 {
-	const char *values[] = {of.keys().front().text().c_str()};
+	request held = of.held_request();
 
 	if (of.may_be_over() &&
-		(of.depth() == 0 || asked.execute(held_statement.text, values, until) != "t"))
+		(of.depth() == 0 || asked.execute(held.what().text, held.values(), until) != "t"))
 		of.forget();
 	return of.depth();
 }
@@ -48,8 +48,9 @@ check_conflicts(connection_ref connection, const session &session, const key &wa
 class blocking_hold : public hold
 {
   public:
-	blocking_hold(connection_ref connection, std::vector<key> keys, const options &options)
-		: hold(connection, std::move(keys), options), grace_(options.grace),
+	blocking_hold(connection_ref connection, std::vector<key> keys, const options &options,
+				  slot_count slots = {})
+		: hold(connection, std::move(keys), options, slots), grace_(options.grace),
 		  is_in_time_(options.timeout.has_value())
 	{
 	}
@@ -75,8 +76,9 @@ class blocking_hold : public hold
 		expect(time);
 		settle();
 		(void)checked_depth();
-		for (const key &each : keys())
-			check_conflicts(connection(), *session(), each, shared(), answer_limit(), this);
+		if (!is_slot())
+			for (const key &each : keys())
+				check_conflicts(connection(), *session(), each, shared(), answer_limit(), this);
 		enter();
 
 		bool taken = false;
@@ -228,7 +230,7 @@ class blocking_hold : public hold
 		{
 			for (; levels > 0; levels--)
 				for (const key &each : keys())
-					session()->owed.push_back({each.text(), shared()});
+					session()->owed.push_back(owed(each));
 		}
 		catch (const std::bad_alloc &)
 		{
@@ -265,8 +267,7 @@ class blocking_hold : public hold
 	[[nodiscard]] reply
 	run(const request &asked, const deadline &until)
 	{
-		return detail::run(connection(), *session(), statements(), asked.what(), asked.values(),
-						   until);
+		return detail::run(connection(), *session(), statements(), asked, until);
 	}
 
 	time_limit grace_;

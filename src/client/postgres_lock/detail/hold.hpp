@@ -23,18 +23,25 @@
 
 namespace pglock::detail
 {
+/// How many slots a key has; none: it is a lock that is wanted.
+using slot_count = std::optional<int>;
+
 /// Possession of one lock, or of several that are taken and released together, in one mode and
-/// scope. It does not move: the session knows where it is.
+/// scope; or of one of the slots of a key. It does not move: the session knows where it is.
 class hold
 {
   public:
-	hold(connection_ref connection, std::vector<key> keys, const options &options)
+	hold(connection_ref connection, std::vector<key> keys, const options &options,
+		 slot_count slots = {})
 		: connection_(connection), session_(connection.session()), keys_(std::move(keys)),
+		  slots_(slots ? std::to_string(*slots) : ""),
 		  scope_(options.scope.value_or(connection.default_scope())), shared_(options.shared),
 		  rollback_on_error_(options.rollback_on_error), statements_(options.statements)
 	{
 		if (keys_.empty())
 			throw std::invalid_argument("there is no key");
+		if (slots && options.shared)
+			throw std::invalid_argument("a slot is not shared");
 		std::sort(keys_.begin(), keys_.end());
 		keys_.erase(std::unique(keys_.begin(), keys_.end()), keys_.end());
 		if (keys_.size() > 1)
@@ -71,6 +78,20 @@ class hold
 	lost() const noexcept
 	{
 		return !session_->alive || !session_->is_ours() || connection_.lost();
+	}
+
+	/// Is it one of the slots of a key, and not a lock?
+	[[nodiscard]] bool
+	is_slot() const noexcept
+	{
+		return !slots_.empty();
+	}
+
+	/// The number of the slot that was taken last.
+	[[nodiscard]] int
+	slot() const noexcept
+	{
+		return static_cast<int>(number_of(slot_));
 	}
 
 	[[nodiscard]] const std::vector<key> &
@@ -111,7 +132,7 @@ class hold
 		transaction_status status = ready();
 
 		if (ends_with_transaction() && status == transaction_status::idle)
-			throw error("lock \"" + name() + "\" needs a transaction block for transaction scope",
+			throw error(description() + " needs a transaction block for transaction scope",
 						"25P01");
 		return status;
 	}
@@ -138,8 +159,7 @@ class hold
 	{
 		if (session_->owed.empty())
 			return {};
-		return request(release_of(session_->owed.front().shared),
-					   {session_->owed.front().key.c_str()});
+		return release_of(session_->owed.front());
 	}
 
 	void
@@ -148,10 +168,27 @@ class hold
 		session_->owed.pop_front();
 	}
 
+	/// A session gets no slot that it holds already, so slots need no such care.
 	[[nodiscard]] hold *
 	conflict_over(const key &wanted) const
 	{
-		return conflict(*session_, wanted, shared_, this);
+		return is_slot() ? nullptr : conflict(*session_, wanted, shared_, this);
+	}
+
+	/// Whether it is held, if the books may be behind.
+	[[nodiscard]] request
+	held_request() const noexcept
+	{
+		if (is_slot())
+			return {held_slot_statement, {name().c_str(), slot_.c_str()}};
+		return {held_statement, {name().c_str()}};
+	}
+
+	/// What the session owes, once this can't be released.
+	[[nodiscard]] detail::owed_release
+	owed(const key &of) const
+	{
+		return {of.text(), shared_, slot_};
 	}
 
 	/// Does the lock end with its transaction, and can't be released?
@@ -180,7 +217,7 @@ class hold
 	void
 	enter()
 	{
-		if (depth_ > 0)
+		if (depth_ > 0 || is_slot())
 			return;
 		try
 		{
@@ -216,6 +253,8 @@ class hold
 		const char *scope = ends_with_transaction() ? "transaction" : "session";
 		const char *limit = nullptr;
 
+		if (is_no_wait(time) && is_slot())
+			return {try_slot_statement, {name().c_str(), slots_.c_str(), scope}};
 		if (is_no_wait(time) && keys_.size() == 1)
 			return {try_statement, {name().c_str(), shared, scope}};
 		if (time)
@@ -223,6 +262,8 @@ class hold
 			interval_ = interval_text(*time);
 			limit = interval_.c_str();
 		}
+		if (is_slot())
+			return take_slot_request(limit, scope, status);
 		if (keys_.size() > 1)
 			return {acquire_all_statement, {array_.c_str(), limit, shared, scope}};
 		// outside a transaction block CALL waits without a snapshot
@@ -233,6 +274,27 @@ class hold
 			return {lock_in_time_statement, {name().c_str(), limit, shared}};
 		}
 		return {acquire_statement, {name().c_str(), limit, shared, scope}};
+	}
+
+	/// Does the answer to that say that it is held?
+	[[nodiscard]] bool
+	is_granted(const request &asked, const reply &answer)
+	{
+		if (!is_slot())
+			return detail::is_granted(asked, answer);
+		if (answer)
+			slot_ = *answer;
+		return answer.has_value();
+	}
+
+	/// Throws that the time has passed.
+	[[noreturn]] void
+	throw_timeout() const
+	{
+		throw timeout_error("could not acquire " +
+								(is_slot() ? "a slot of \"" + name() + '"' : description()) +
+								" in time",
+							"55P03");
 	}
 
 	/// Has the server to be asked to release a level? Otherwise that is done, with the answer
@@ -261,7 +323,9 @@ class hold
 	{
 		if (keys_.size() > 1)
 			return {release_each_statement, {array_.c_str(), shared_ ? "t" : "f"}};
-		return {release_of(shared_), {name().c_str()}};
+		if (is_slot())
+			return {release_slot_statement, {name().c_str(), slot_.c_str()}};
+		return release_of(name().c_str(), shared_);
 	}
 
 	/// The answer to the request to release.
@@ -271,7 +335,7 @@ class hold
 		if (answer != "t")
 		{
 			forget();
-			throw not_held_error("lock \"" + name() + "\" was not held: somebody released it");
+			throw not_held_error(description() + " was not held: somebody released it");
 		}
 		if (--depth_ == 0)
 			leave();
@@ -338,6 +402,26 @@ class hold
 		return keys_.front().text();
 	}
 
+	/// For messages.
+	[[nodiscard]] std::string
+	description() const
+	{
+		return (!is_slot()		? "lock \""
+				: slot_.empty() ? "a slot of \""
+								: "slot " + slot_ + " of \"") +
+			   name() + '"';
+	}
+
+	/// What takes a slot, as take_request().
+	[[nodiscard]] request
+	take_slot_request(const char *limit, const char *scope,
+					  transaction_status status) const noexcept
+	{
+		if (!ends_with_transaction() && status == transaction_status::idle)
+			return {slot_statement, {name().c_str(), slots_.c_str(), limit}};
+		return {acquire_slot_statement, {name().c_str(), slots_.c_str(), limit, scope}};
+	}
+
 	void
 	leave() noexcept
 	{
@@ -357,6 +441,9 @@ class hold
 	std::vector<key> keys_;
 	std::string array_;
 	std::string interval_;
+	/// How many slots the key has, as text; empty: this is a lock.
+	std::string slots_;
+	std::string slot_;
 	pglock::scope scope_;
 	bool shared_;
 	bool rollback_on_error_;

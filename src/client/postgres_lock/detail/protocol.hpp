@@ -92,14 +92,14 @@ class acquisition
 				other_hold_known(answer == "t");
 				break;
 			case step::attempt:
-				attempted(answer == "t");
+				attempted(hold_.is_granted(*asked_, answer));
 				break;
 			case step::savepoint:
 				is_saved_ = true;
 				step_ = step::wait;
 				break;
 			case step::wait:
-				waited(is_granted(*asked_, answer));
+				waited(hold_.is_granted(*asked_, answer));
 				break;
 			case step::give_back: // should somebody else have done so, that is all right
 				end_wait(outcome::cancelled);
@@ -242,7 +242,7 @@ class acquisition
 		if (hold_.may_be_over() && hold_.depth() == 0)
 			hold_.forget();
 		if (hold_.may_be_over())
-			asked_ = request(held_statement, {hold_.keys().front().text().c_str()});
+			asked_ = hold_.held_request();
 		else
 			own_hold_known(hold_.depth() > 0);
 	}

@@ -29,12 +29,6 @@ throw_busy(const key &key)
 	throw error("the connection of lock \"" + key.text() + "\" is busy with another command");
 }
 
-[[noreturn]] inline void
-throw_timeout(const key &key)
-{
-	throw timeout_error("could not acquire lock \"" + key.text() + "\" in time", "55P03");
-}
-
 /// Throws if nothing may be sent over the session's connection.
 inline void
 check_session(const session &session, const key &key)

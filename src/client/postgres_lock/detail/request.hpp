@@ -15,6 +15,7 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
+#include "session.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
@@ -81,9 +82,40 @@ class request
 
   private:
 	const statement *what_;
-	std::array<const char *, 4> values_{};
+	std::array<const char *, 5> values_{};
 	std::size_t count_;
 };
+
+/// What gives one level of a lock back.
+[[nodiscard]] inline request
+release_of(const char *key, bool shared) noexcept
+{
+	return {shared ? release_shared_statement : release_statement, {key}};
+}
+
+[[nodiscard]] inline request
+release_of(const owed_release &owed) noexcept
+{
+	if (!owed.slot.empty())
+		return {release_slot_statement, {owed.key.c_str(), owed.slot.c_str()}};
+	return release_of(owed.key.c_str(), owed.shared);
+}
+
+/// Sends a request, and waits for its answer.
+[[nodiscard]] inline reply
+run(connection_ref connection, session &session, statements how, const request &asked,
+	const deadline &until)
+{
+	return run(connection, session, how, asked.what(), asked.values(), until);
+}
+
+/// Releases what ended objects could not. It does not matter if that is not held any more.
+inline void
+settle(connection_ref connection, session &session, statements how, const deadline &until)
+{
+	for (; !session.owed.empty(); session.owed.pop_front())
+		(void)run(connection, session, how, release_of(session.owed.front()), until);
+}
 
 /// Does the answer to a request for a lock say that it is held? CALL answers nothing.
 [[nodiscard]] inline bool
@@ -93,20 +125,21 @@ is_granted(const request &asked, const reply &answer) noexcept
 		   &asked.what() == &lock_in_time_statement;
 }
 
-/// Is this the error of CALL pglock.lock() after the timeout that it was given? The session's
-/// lock_timeout has the same SQLSTATE, and PostgreSQL's words, which never name the lock.
+/// Is this the error of CALL pglock.lock() and its kind after the timeout that it was given? The
+/// session's lock_timeout has the same SQLSTATE, and PostgreSQL's words, which never name the lock.
 [[nodiscard]] inline bool
 is_own_timeout(std::string_view sqlstate, std::string_view message) noexcept
 {
 	return sqlstate == "55P03" &&
-		   message.substr(0, message.find('\n')).find("could not acquire lock ") !=
+		   message.substr(0, message.find('\n')).find("could not acquire ") !=
 			   std::string_view::npos;
 }
 
 [[nodiscard]] inline bool
 is_own_timeout(const request &asked, const error &failure) noexcept
 {
-	return &asked.what() == &lock_in_time_statement &&
+	return (&asked.what() == &lock_in_time_statement || &asked.what() == &slot_statement ||
+			&asked.what() == &lease_statement) &&
 		   is_own_timeout(failure.sqlstate(), failure.what());
 }
 } // namespace pglock::detail

@@ -33,11 +33,13 @@ process_id() noexcept
 #endif
 }
 
-/// One level of a session lock whose object has ended without being able to release it.
+/// One level of a session lock, or a slot, whose object has ended without being able to release it.
 struct owed_release
 {
 	std::string key;
 	bool shared;
+	/// The number of a slot; empty for a lock.
+	std::string slot;
 };
 
 /// Belongs to the thread that its connection belongs to.
@@ -62,7 +64,7 @@ struct session
 	std::function<void()> on_end;
 
 	/// Which statements the server has been given to prepare, by their index.
-	std::bitset<12> prepared;
+	std::bitset<24> prepared;
 
 	/// How often a prepared statement was not what it should be.
 	unsigned troubles = 0;

@@ -47,8 +47,46 @@ inline constexpr statement release_each_statement{
 	"FROM pg_catalog.unnest($1::text[]) AS key",
 	"pglock_release_each_1", 7};
 
+/// (key, slots, timeout)
+inline constexpr statement slot_statement{"CALL pglock.slot($1::text, $2::integer, $3::interval)",
+										  "pglock_slot_1", 12};
+/// (key, slots, timeout, scope)
+inline constexpr statement acquire_slot_statement{
+	"SELECT pglock.acquire_slot($1::text, $2::integer, $3::interval, $4::text)",
+	"pglock_acquire_slot_1", 13};
+/// (key, slots, scope)
+inline constexpr statement try_slot_statement{
+	"SELECT pglock.try_slot($1::text, $2::integer, $3::text)", "pglock_try_slot_1", 14};
+/// (key, slot)
+inline constexpr statement release_slot_statement{
+	"SELECT pglock.release_slot($1::text, $2::integer)", "pglock_release_slot_1", 15};
+
+/// (key, ttl, timeout, holder, slots)
+inline constexpr statement lease_statement{
+	"CALL pglock.lease($1::text, $2::interval, $3::interval, $4::text, $5::integer)",
+	"pglock_lease_1", 16};
+/// (key, ttl, timeout, holder, slots)
+inline constexpr statement acquire_lease_statement{
+	"SELECT pglock.acquire_lease($1::text, $2::interval, $3::interval, $4::text, $5::integer)",
+	"pglock_acquire_lease_1", 17};
+/// (key, token, ttl)
+inline constexpr statement renew_lease_statement{
+	"SELECT pglock.renew_lease($1::text, $2::bigint, $3::interval)", "pglock_renew_lease_1", 18};
+/// (key, token)
+inline constexpr statement release_lease_statement{
+	"SELECT pglock.release_lease($1::text, $2::bigint)", "pglock_release_lease_1", 19};
+/// (key, token)
+inline constexpr statement check_lease_statement{"SELECT pglock.check_lease($1::text, $2::bigint)",
+												 "pglock_check_lease_1", 20};
+/// (key, token)
+inline constexpr statement holds_lease_statement{"SELECT pglock.holds_lease($1::text, $2::bigint)"};
+
 /// (key)
 inline constexpr statement held_statement{"SELECT pglock.held($1::text)"};
+/// (key, slot)
+inline constexpr statement held_slot_statement{
+	"SELECT EXISTS (SELECT FROM pglock.session_holds() AS hold "
+	"WHERE hold.lock_id = pglock.lock_id($1::text) AND hold.slot = $2::integer)"};
 /// (key)
 inline constexpr statement token_statement{"SELECT pglock.token($1::text)"};
 /// (key)
@@ -176,23 +214,4 @@ run(connection_ref connection, session &session, statements how, const statement
 	}
 }
 
-[[nodiscard]] inline const statement &
-release_of(bool shared) noexcept
-{
-	return shared ? release_shared_statement : release_statement;
-}
-
-/// Releases what ended objects could not. It does not matter if that is not held any more.
-inline void
-settle(connection_ref connection, session &session, statements how, const deadline &until)
-{
-	while (!session.owed.empty())
-	{
-		const owed_release &next = session.owed.front();
-		const char *values[] = {next.key.c_str()};
-
-		(void)run(connection, session, how, release_of(next.shared), values, until);
-		session.owed.pop_front();
-	}
-}
 } // namespace pglock::detail
