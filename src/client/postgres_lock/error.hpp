@@ -71,6 +71,14 @@ class acquire_error : public error
 	using error::error;
 };
 
+/// A lease is not held any more: it has expired and another has taken it over, or it was released
+/// or revoked. What was written under it since then must not be kept.
+class lease_lost : public error
+{
+  public:
+	using error::error;
+};
+
 /// The connection is gone, and with its session all locks. If the server did not answer in time, it
 /// ends the session when it notices that the connection is closed.
 class connection_lost : public error

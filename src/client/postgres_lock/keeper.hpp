@@ -1,0 +1,325 @@
+// keeper.hpp: renews leases in time, and says when they may be lost.
+#pragma once
+
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <exception>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <pthread.h>
+#include <stop_token>
+#include <thread>
+#include <utility>
+
+#include "boot_clock.hpp"
+#include "connection.hpp"
+#include "error.hpp"
+#include "lease.hpp"
+
+namespace pglock
+{
+/// How a `keeper` works, for designated initializers.
+struct keeper_options
+{
+	/// How long before a lease may be lost stop is requested. Not given: a tenth of its ttl.
+	std::optional<std::chrono::milliseconds> margin = std::nullopt;
+
+	/// Is told of renewals that failed, in a thread of the keeper: they are tried again.
+	std::function<void(const lease &, const std::exception &)> renewal_failed = {};
+};
+
+namespace detail
+{
+/// A lease that a keeper renews.
+struct kept_lease
+{
+	lease held;
+	std::chrono::milliseconds margin;
+	lease::clock::time_point next_renewal;
+	std::stop_source stop{};
+};
+
+/// What a keeper and its threads know. Each thread waits for something to change, or for its time
+/// to come. They wait in slices, as the clock that they sleep by may stop while the machine is
+/// suspended.
+class keeping
+{
+  public:
+	using clock = lease::clock;
+
+	std::shared_ptr<kept_lease>
+	add(const lease &held, std::chrono::milliseconds margin)
+	{
+		auto added =
+			std::make_shared<kept_lease>(kept_lease{held, margin, clock::now() + held.ttl() / 3});
+		{
+			std::lock_guard guard(mutex_);
+			leases_.push_back(added);
+		}
+		changed_.notify_all();
+		return added;
+	}
+
+	void
+	remove(const std::shared_ptr<kept_lease> &kept)
+	{
+		std::lock_guard guard(mutex_);
+
+		leases_.remove(kept);
+	}
+
+	/// The lease that is to be renewed next, once it is time for that; null: stop was requested.
+	[[nodiscard]] std::shared_ptr<kept_lease>
+	next_renewal(const std::stop_token &stop)
+	{
+		std::unique_lock guard(mutex_);
+
+		while (!stop.stop_requested())
+		{
+			auto next = std::min_element(leases_.begin(), leases_.end(), [](auto &a, auto &b) {
+				return a->next_renewal < b->next_renewal;
+			});
+
+			if (next != leases_.end() && (*next)->next_renewal <= clock::now())
+				return *next;
+			wait(guard, stop,
+				 next != leases_.end() ? (*next)->next_renewal : clock::time_point::max());
+		}
+		return nullptr;
+	}
+
+	void
+	renew_at(kept_lease &kept, clock::time_point time)
+	{
+		std::lock_guard guard(mutex_);
+
+		kept.next_renewal = time;
+	}
+
+	/// Requests stop of those who hold leases that may soon be lost, until stop is requested
+	/// itself.
+	void
+	watch(const std::stop_token &stop)
+	{
+		std::unique_lock guard(mutex_);
+
+		while (!stop.stop_requested())
+		{
+			clock::time_point next = clock::time_point::max();
+
+			for (const std::shared_ptr<kept_lease> &each : std::list(leases_))
+				if (!each->stop.stop_requested())
+					next = std::min(next, look_at(each, guard));
+			wait(guard, stop, next);
+		}
+	}
+
+  private:
+	/// When to look again at that lease. Those who are told may call the keeper.
+	clock::time_point
+	look_at(const std::shared_ptr<kept_lease> &kept, std::unique_lock<std::mutex> &guard)
+	{
+		clock::time_point end = end_of(*kept);
+
+		if (end > clock::now())
+			return end;
+		guard.unlock();
+		kept->stop.request_stop();
+		guard.lock();
+		return clock::time_point::max();
+	}
+
+	[[nodiscard]] static clock::time_point
+	end_of(const kept_lease &kept) noexcept
+	{
+		clock::time_point deadline = kept.held.deadline();
+
+		// a lease that is lost has had none since the clock began
+		return deadline > clock::time_point() ? deadline - kept.margin : deadline;
+	}
+
+	void
+	wait(std::unique_lock<std::mutex> &guard, const std::stop_token &stop, clock::time_point time)
+	{
+		constexpr clock::duration slice = std::chrono::milliseconds(250);
+		clock::time_point now = clock::now();
+
+		if (leases_.empty())
+			changed_.wait(guard, stop, [this] { return !leases_.empty(); });
+		else if (time > now)
+			changed_.wait_for(guard, stop, std::min(time - now, slice), [] { return false; });
+	}
+
+	std::mutex mutex_;
+	std::condition_variable_any changed_;
+	std::list<std::shared_ptr<kept_lease>> leases_;
+};
+
+/// A thread that takes no signals.
+template <typename Work>
+[[nodiscard]] std::jthread
+start_thread(Work work)
+{
+	sigset_t all;
+	sigset_t before;
+	std::jthread started;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	try
+	{
+		started = std::jthread(std::move(work));
+	}
+	catch (...)
+	{
+		pthread_sigmask(SIG_SETMASK, &before, nullptr);
+		throw;
+	}
+	pthread_sigmask(SIG_SETMASK, &before, nullptr);
+	return started;
+}
+} // namespace detail
+
+/// That a `keeper` renews a lease, as long as this lives. It moves, and does not copy.
+class [[nodiscard]] kept
+{
+  public:
+	/// For the library itself.
+	[[nodiscard]] kept(std::shared_ptr<detail::keeping> by,
+					   std::shared_ptr<detail::kept_lease> lease) noexcept
+		: by_(std::move(by)), lease_(std::move(lease))
+	{
+	}
+
+	kept(kept &&) noexcept = default;
+
+	kept &
+	operator=(kept &&other) noexcept
+	{
+		std::swap(by_, other.by_);
+		std::swap(lease_, other.lease_);
+		return *this;
+	}
+
+	~kept()
+	{
+		if (lease_)
+			by_->remove(lease_);
+	}
+
+	/// Stop is requested before the lease can be lost: when a renewal has said that it is, and when
+	/// none has succeeded until the margin before its deadline. Once requested it stays so.
+	[[nodiscard]] std::stop_token
+	stop_token() const noexcept
+	{
+		return lease_->stop.get_token();
+	}
+
+  private:
+	std::shared_ptr<detail::keeping> by_;
+	std::shared_ptr<detail::kept_lease> lease_;
+};
+
+/// Renews any number of leases at a third of their ttl, over a connection of its own and in threads
+/// of its own, and requests stop before one may be lost: if a renewal is refused or late, the
+/// network is dead, or the process was paused for too long. May be used from any thread.
+class keeper
+{
+  public:
+	/// `connect` makes a connection: a `std::unique_ptr` or `std::shared_ptr` to one, also to a
+	/// pooler's. It is called in a thread of the keeper, when there are leases to renew and
+	/// whenever the connection was lost, and may throw. A server that does not answer must not hold
+	/// it up for ever: set `connect_timeout`. Throws `std::system_error` if there can't be threads.
+	explicit keeper(std::function<connection_ref()> connect, keeper_options options = {})
+		: connect_(std::move(connect)), options_(std::move(options)),
+		  keeping_(std::make_shared<detail::keeping>()),
+		  watcher_(detail::start_thread(
+			  [keeping = keeping_](const std::stop_token &stop) { keeping->watch(stop); })),
+		  renewer_(detail::start_thread([this](const std::stop_token &stop) { renew(stop); }))
+	{
+	}
+
+	keeper(const keeper &) = delete;
+	keeper &operator=(const keeper &) = delete;
+
+	/// Ends the renewals; waits for one that is under way. The leases stay until they are released,
+	/// or expire. Those who are to stop are not told.
+	~keeper() = default;
+
+	/// Renews the lease from now on, until the result is destroyed.
+	[[nodiscard]] kept
+	keep(const lease &held)
+	{
+		return {keeping_, keeping_->add(held, options_.margin.value_or(held.ttl() / 10))};
+	}
+
+	/// The same for the lease of a guard, which has to outlive the result.
+	[[nodiscard]] kept
+	keep(const lease_guard &held)
+	{
+		return keep(held.lease());
+	}
+
+  private:
+	void
+	renew(const std::stop_token &stop)
+	{
+		std::optional<connection_ref> connection;
+
+		while (std::shared_ptr<detail::kept_lease> next = keeping_->next_renewal(stop))
+			keeping_->renew_at(*next,
+							   lease::clock::now() + pause_after(renew(*next, connection), *next));
+	}
+
+	enum class outcome { renewed, lost, failed };
+
+	[[nodiscard]] outcome
+	renew(detail::kept_lease &kept, std::optional<connection_ref> &connection)
+	{
+		try
+		{
+			if (!connection || connection->lost())
+				connection.emplace(connect_());
+			return kept.held.renew(*connection) ? outcome::renewed : outcome::lost;
+		}
+		catch (const std::exception &failure)
+		{
+			if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
+				connection.reset();
+			if (options_.renewal_failed)
+				options_.renewal_failed(kept.held, failure);
+			return outcome::failed;
+		}
+	}
+
+	/// Nobody asks for a lease that is lost.
+	[[nodiscard]] static lease::clock::duration
+	pause_after(outcome last, const detail::kept_lease &kept) noexcept
+	{
+		switch (last)
+		{
+			case outcome::renewed:
+				return kept.held.ttl() / 3;
+			case outcome::failed:
+				return kept.held.ttl() / 20;
+			default:
+				return std::chrono::hours(24 * 365);
+		}
+	}
+
+	std::function<connection_ref()> connect_;
+	keeper_options options_;
+	std::shared_ptr<detail::keeping> keeping_;
+	std::jthread watcher_;
+	std::jthread renewer_;
+};
+} // namespace pglock
+#endif
