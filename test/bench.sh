@@ -50,9 +50,9 @@ main() {
 # row CASE UNIT OURS BUILTIN RATIO BAR GOAL
 row() { printf '%-52s %10s %10s %7s %8s %7s\n' "$1" "$3 $2" "$4 $2" "$5" "$6" "$7"; }
 
-# Says before anything happens what is to come. Two cases are measured in 15 pairs, and fourteen in as many as PAIRS says.
+# Says before anything happens what is to come. Two cases are measured in 15 pairs, and sixteen in as many as PAIRS says.
 explain() {
-	local minutes=$(((2 * (2 * 15 + 14 * pairs) * seconds + 240) / 60))
+	local minutes=$(((2 * (2 * 15 + 16 * pairs) * seconds + 240) / 60))
 	cat <<-END
 		This measures postgres_lock, and what one does without it: the built-in functions, or libpq by hand.
 		It takes about $minutes minutes on an idle machine; on a busy one the figures mean little.

@@ -14,8 +14,10 @@ leases() {
 	beside_etcd 4 3.5
 	query -o /dev/null -c 'ALTER SYSTEM RESET fsync' -c 'SELECT pg_reload_conf()' \
 		-c 'CREATE TABLE handed (got numeric, gave numeric)'
-	hand_overs 10 1.5
-	hand_overs 100 2
+	hand_overs 10 0.5 1.5
+	hand_overs 10 0.99 3
+	hand_overs 100 0.5 2
+	hand_overs 100 0.99 3
 	old_snapshot
 }
 
@@ -88,24 +90,25 @@ end_snapshot() {
 	wait "$snapshot_PID"
 }
 
-# hand_overs WAITERS BAR: from before a release until the next in the queue has an answer, the median
+# hand_overs WAITERS PERCENTILE BAR: from before a release until the next in the queue has an answer
 hand_overs() {
-	local ours builtin ratio
-	measure "$pairs" "hand_over $(($1 + 1))" "SELECT pglock.acquire_lease('contended') AS token
+	local ours builtin ratio percent
+	percent=$(awk "BEGIN { print 100 * $2 }")
+	measure "$pairs" "hand_over $(($1 + 1)) $2" "SELECT pglock.acquire_lease('contended') AS token
 		SELECT pglock.release_lease('contended', :token);" "SELECT pglock.acquire('contended') AS token
 		SELECT pglock.release('contended');"
 	read -r ours builtin ratio < <(median_pair)
-	row "handing over a lease, $1 waiters, to a lock" ms "$ours" "$builtin" "$ratio" "<= $2" -
+	row "handing over a lease, $1 waiters, to a lock, p$percent" ms "$ours" "$builtin" "$ratio" "<= $3" -
 }
 
-# hand_over CLIENTS STATEMENTS: that take and give back, a line each
+# hand_over CLIENTS PERCENTILE STATEMENTS: that take and give back, a line each
 hand_over() {
 	local now="SELECT extract(epoch FROM clock_timestamp()) * 1000 AS"
 	query -c 'TRUNCATE handed'
-	printf '%s\n' "$(sed -n 1p <<<"$2") \\gset" "$now got \\gset" '\sleep 1 ms' "$now gave \\gset" \
-		"$(sed -n 2p <<<"$2")" 'INSERT INTO handed VALUES (:got, :gave);' >"$work/cycle"
+	printf '%s\n' "$(sed -n 1p <<<"$3") \\gset" "$now got \\gset" '\sleep 1 ms' "$now gave \\gset" \
+		"$(sed -n 2p <<<"$3")" 'INSERT INTO handed VALUES (:got, :gave);' >"$work/cycle"
 	pgbench -n -c "$1" -j 2 -T "$seconds" -f "$work/cycle" &>"$work/pgbench" || die "pgbench failed: $(cat "$work/pgbench")"
-	query -c "SELECT round(percentile_cont(0.5) WITHIN GROUP (ORDER BY got - before)::numeric, 3)
+	query -c "SELECT round(percentile_cont($2) WITHIN GROUP (ORDER BY got - before)::numeric, 3)
 		FROM (SELECT got, lag(gave) OVER (ORDER BY got) AS before FROM handed) AS pairs"
 }
 
