@@ -26,11 +26,11 @@ naming_context::add(void *self)
 
 namespace waiting
 {
-/* what is waited for; several may be holders of slots of one key */
+/* what is waited for: any of the slots, but the lock or the lease */
 static const char *
 in_words(const char *noun, const lock_key &key)
 {
-	return psprintf("%s%s %s", noun, strcmp(noun, "slot") == 0 ? " of" : "", describe(key));
+	return psprintf("%s %s", strcmp(noun, "slot") == 0 ? "a slot of" : noun, describe(key));
 }
 
 void
