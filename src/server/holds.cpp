@@ -42,7 +42,8 @@ remove(hold &h)
 void
 retract(hold &h)
 {
-	asked_for = nullptr;
+	if (asked_for == &h)
+		asked_for = nullptr;
 	for (mode m : modes)
 		for (scope s : scopes)
 			if (h.published->in(m, s).since == 0)
