@@ -48,11 +48,13 @@ take(const wanted &w, int32 number)
 	 */
 	if (manager::parties(slot.tag()) > 0)
 		return false;
-	slot_queue::wake_at_session_end();
 	return holds::take(slot, w.how.mode, w.how.scope);
 }
 
-/* Takes the first slot that is free, from one chosen at random on; 0: none is. */
+/*
+ * Takes the first slot that is free, from one chosen at random on; 0: none is. Interrupts wait
+ * meanwhile: what serves them may reset the latch that tells of a slot which was looked at before.
+ */
 int32
 take_free(const wanted &w)
 {
@@ -63,7 +65,6 @@ take_free(const wanted &w)
 	{
 		int32 number = (first + i) % w.slots + 1;
 
-		CHECK_FOR_INTERRUPTS();
 		if (take(w, number))
 			return number;
 	}
@@ -77,6 +78,7 @@ take_at_once(const wanted &w)
 	naming_context naming("acquiring a slot of", w.key);
 	int32 slot = 0;
 
+	slot_queue::wake_at_session_end();
 	if (w.slots == 1 || manager::parties(w.key.with(any_slot).tag()) == 0)
 		slot = take_free(w);
 	naming.end();
