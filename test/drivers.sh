@@ -126,7 +126,7 @@ build_go() {
 	done
 }
 
-# Builds Rust's worker with Debian's crates.
+# Builds Rust's workers with Debian's crates.
 build_rust() {
 	local cargo=$work/cargo
 	as_server mkdir "$cargo"
@@ -134,7 +134,7 @@ build_rust() {
 		/usr/bin/cargo build --offline --manifest-path "$src/test/drivers/Cargo.toml" --target-dir "$cargo/target" \
 		--config 'source.crates-io.replace-with="debian"' \
 		--config 'source.debian.directory="/usr/share/cargo/registry"' &&
-		as_server cp "$cargo/target/debug/tokio_postgres" "$DRIVERS"; } &>"$cargo/log" || { cat "$cargo/log" >&2; return 1; }
+		as_server cp "$cargo"/target/debug/tokio_postgres{,_lease} "$DRIVERS"; } &>"$cargo/log" || { cat "$cargo/log" >&2; return 1; }
 }
 
 await_rust() {

@@ -1,12 +1,15 @@
 // Rust's tokio-postgres. A future that is dropped goes on in the server, and would get its lock there: what ends the
 // connection frees it. A key that is an integer wants $1::bigint.
 
+mod worker;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{env, future::Future, io::BufRead, pin::Pin};
+use std::{future::Future, io::BufRead, pin::Pin};
 use tokio::signal::unix::{signal, SignalKind};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{types::ToSql, Client, Error, NoTls, SimpleQueryMessage};
+use tokio_postgres::{types::ToSql, Client, Error, SimpleQueryMessage};
+use worker::say;
 
 // [recipe]
 pub struct Session {
@@ -71,10 +74,6 @@ impl From<Error> for Failure {
 }
 
 type Outcome = Result<bool, Failure>;
-
-fn say(words: &[&str]) {
-    println!("{}", words.join("\t"));
-}
 
 // Does what it is told until the end of the block that it is in: true; or of the input: false.
 fn block(session: &Session) -> Pin<Box<dyn Future<Output = Outcome> + '_>> {
@@ -189,8 +188,7 @@ async fn value(client: &Client, sql: &str) -> Result<String, Error> {
 
 // Drops a future that waits, and lets the server grant what it waits for.
 async fn trap(client: &Client, key: &str) -> Result<String, Error> {
-    let (other, connection) = tokio_postgres::connect(&parameters(), NoTls).await?;
-    tokio::spawn(connection);
+    let (other, _) = worker::connect().await?;
     other.execute("CALL pglock.lock($1)", &[&key]).await?;
     let parameters: [&(dyn ToSql + Sync); 1] = [&key];
     let take = client.prepare("CALL pglock.lock($1)").await?; // else it would not be sent at once
@@ -202,14 +200,8 @@ async fn trap(client: &Client, key: &str) -> Result<String, Error> {
     Ok(format!("{dropped}, {held}"))
 }
 
-fn parameters() -> String {
-    let [host, port, user, database] = ["PGHOST", "PGPORT", "PGUSER", "PGDATABASE"].map(|name| env::var(name).unwrap());
-    format!("host={host} port={port} user={user} dbname={database}")
-}
-
 async fn connect() -> Session {
-    let (client, connection) = tokio_postgres::connect(&parameters(), NoTls).await.unwrap();
-    let connection = tokio::spawn(async { connection.await.unwrap_or(()) });
+    let (client, connection) = worker::connect().await.unwrap();
     Session { client, connection }
 }
 

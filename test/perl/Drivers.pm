@@ -189,7 +189,8 @@ push @drivers,
 	interruptions => ['dropped future'],
 	given_up => 'closed',
 	trap => 'true, true',
-	prepared_only => 1
+	prepared_only => 1,
+	lease => 'tokio_postgres_lease'
   },
   { name => 'psql', check => ['true'], command => [ 'perl', "$programs/psql.pl" ] };
 
