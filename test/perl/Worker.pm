@@ -23,7 +23,7 @@
 #   end                               leaves the innermost block
 #   fail                              raises an exception in the innermost block, which leaves all: "failed"
 #
-# One that takes leases, each by connections of its own or by a pool, knows these instead:
+# One that takes leases knows these instead:
 #
 #   lease KEY TTL TIMEOUT             begins a block that holds the lease, by the driver's recipe, times in milliseconds:
 #                                     "held" and the token, and "released" after its end
