@@ -16,14 +16,14 @@ import org.postgresql.ds.PGSimpleDataSource;
 class JdbcLease {
     // [recipe]
     static class Lease implements AutoCloseable {
-        private final DataSource source; private final String key; private final long ttl;
+        private final DataSource source; private final String key; private final long ttl; final long token;
         private final ScheduledExecutorService keeper = Executors.newSingleThreadScheduledExecutor();
         private volatile long until;
-        final long token;
 
         Lease(DataSource source, String key, Duration ttl, Duration timeout) throws SQLException {
             this.source = source; this.key = key; this.ttl = ttl.toNanos();
-            token = (long) ask("CALL pglock.lease(?, ?::interval, ?::interval)", ttl.toString(), Objects.toString(timeout, null));
+            token = (long) ask("CALL pglock.lease(?, ?::interval, ?::interval)",
+                    key, ttl.toString(), Objects.toString(timeout, null));
             renew();
             keeper.scheduleAtFixedRate(() -> {
                 try { renew(); } catch (SQLException error) { } // the next renewal may succeed
@@ -32,21 +32,19 @@ class JdbcLease {
 
         private void renew() throws SQLException {
             long sent = System.nanoTime();
-            boolean renewed = (boolean) ask("SELECT pglock.renew_lease(?, ?)", token);
-            until = renewed ? sent + ttl / 10 * 9 : sent;
+            until = (boolean) ask("SELECT pglock.renew_lease(?, ?)", key, token) ? sent + ttl / 10 * 9 : sent;
         }
 
         boolean held() { return System.nanoTime() - until < 0; }
 
         @Override public void close() throws SQLException {
             keeper.shutdownNow();
-            ask("SELECT pglock.release_lease(?, ?)", token);
+            ask("SELECT pglock.release_lease(?, ?)", key, token);
         }
 
         private Object ask(String call, Object... values) throws SQLException {
             try (var connection = source.getConnection(); var statement = connection.prepareStatement(call)) {
-                statement.setString(1, key);
-                for (int i = 0; i < values.length; i++) statement.setObject(i + 2, values[i]);
+                for (int i = 0; i < values.length; i++) statement.setObject(i + 1, values[i]);
                 var rows = statement.executeQuery();
                 rows.next();
                 return rows.getObject(1);
