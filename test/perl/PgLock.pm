@@ -6,12 +6,13 @@ package PgLock;
 use strict;
 use warnings;
 use Exporter 'import';
+use IPC::Run;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_server describe_extension session start_waiting finish_waiting wait_for_waiter wait_for_session_end
-  end_session is_crash_free stop_and_check_log);
+  end_session run_psqls is_crash_free stop_and_check_log);
 
 # A started server with the extension in its database postgres. `conf`: more of postgresql.conf;
 # `init`: arguments of initdb's wrapper; `extension`: 0 for a server without it; `install_path`: the folder
@@ -87,7 +88,8 @@ sub finish_waiting
 	return $output =~ /SQLSTATE (\w+)/ ? $1 : "no SQLSTATE in: $output";
 }
 
-# Waits until `count` sessions wait for advisory locks: for that of `key` if given.
+# Waits until `count` sessions wait for advisory locks: for that of `key`, or a slot of it, if given.
+# Who has the place in front of those who wait for slots waits, too.
 sub wait_for_waiter
 {
 	my ($node, $key, $count) = @_;
@@ -95,7 +97,7 @@ sub wait_for_waiter
 
 	$count //= 1;
 	$node->poll_query_until('postgres',
-		"SELECT count(*) = $count FROM pg_locks WHERE locktype = 'advisory' AND NOT granted $which")
+		"SELECT count(*) = $count FROM pg_locks WHERE locktype = 'advisory' AND (NOT granted OR objsubid = 5) $which")
 	  or die "nobody waits";
 	return;
 }
@@ -118,6 +120,25 @@ sub end_session
 		eval { $session->quit; };
 	}
 	return;
+}
+
+# Runs the script in so many clients at once, which go on after an error and know their number as :client; returns what
+# each prints. `times`: how often each does so, with a session for each; `errors`: those are returned, too.
+sub run_psqls
+{
+	my ($node, $script, $count, %params) = @_;
+	my $folder = PostgreSQL::Test::Utils::tempdir();
+	my @psql = ($node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-f', "$folder/script.sql");
+	my @repeat = ('sh', '-c', 'n=$1; shift; for i in $(seq "$n"); do "$@"; done', 'sh', $params{times} // 1);
+
+	append_to_file("$folder/script.sql", $script);
+	# from file to file: IPC::Run would serve one client at a time
+	my @clients = map {
+		IPC::Run::start([ @repeat, @psql, '-v', "client=$_" ], '<', \undef, '>', "$folder/out$_", '2>', "$folder/errors$_")
+	} 1 .. $count;
+
+	$_->finish foreach @clients;
+	return map { slurp_file("$folder/out$_") . ($params{errors} ? slurp_file("$folder/errors$_") : '') } 1 .. $count;
 }
 
 # Nothing in the log says that a server process crashed. `killed`: those the test killed itself.

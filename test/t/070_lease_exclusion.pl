@@ -25,23 +25,6 @@ my $folder = PostgreSQL::Test::Utils::tempdir();
 my $installation = PgInstallation->new("$folder/installation");
 my $node = new_server('lease_exclusion', install_path => $installation->install_path, conf => "fsync = off\n");
 
-# Runs the script in all clients at once, which go on after an error; returns what each prints.
-sub run_clients
-{
-	my ($script) = @_;
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/lease_exclusion";
-	my @psql = ($node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'));
-
-	unlink "$file.sql";
-	append_to_file("$file.sql", $script);
-	# from file to file: IPC::Run would serve one client at a time
-	my @clients =
-	  map { IPC::Run::start([ @psql, '-f', "$file.sql" ], '<', \undef, '>', "$file.out$_", '2>', "$file.errors$_") } 1 .. CLIENTS;
-
-	$_->finish foreach @clients;
-	return map { slurp_file("$file.out$_") . slurp_file("$file.errors$_") } 1 .. CLIENTS;
-}
-
 #
 # Read, doze, write
 #
@@ -61,7 +44,7 @@ sub additions
 
 	$node->safe_psql('postgres', 'TRUNCATE counter, written; INSERT INTO counter VALUES (0, 0)');
 
-	my @outputs = run_clients(<<"END_OF_SQL" x ROUNDS);
+	my @outputs = run_psqls($node, <<"END_OF_SQL" x ROUNDS, CLIENTS, errors => 1);
 \\set VERBOSITY sqlstate
 SELECT pglock.acquire_lease('counter', ttl => '20ms') AS token \\gset
 SELECT value AS value FROM counter \\gset
@@ -166,7 +149,7 @@ sub race
 {
 	$node->safe_psql('postgres', 'TRUNCATE taken, renewed');
 
-	my @outputs = run_clients('CALL take_and_renew(3)');
+	my @outputs = run_psqls($node, 'CALL take_and_renew(3)', CLIENTS, errors => 1);
 
 	is(join('', @outputs), '', 'no errors');
 	return split /\|/, $node->safe_psql('postgres', <<'END_OF_SQL');
