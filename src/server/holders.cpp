@@ -88,7 +88,7 @@ const char *
 hint_at_parties(const lock_key &key)
 {
 	bool may_wait_for_nobody =
-		client_connection_check_interval == 0 && lock_table::has_waiters(key.tag());
+		client_connection_check_interval == 0 && lock_table::has_waiters(key);
 
 	return may_wait_for_nobody
 			   ? "The view pglock.locks shows who holds it and who waits. The clients of those who "

@@ -210,12 +210,12 @@ holders(const lockable &what)
 }
 
 bool
-has_waiters(const LOCKTAG &tag)
+has_waiters(const lockable &what)
 {
 	bool found = false;
 
-	for_each_party(tag, [&](const PGPROC &by, const PROCLOCK &entry, int) {
-		found = found || by.waitLock == entry.tag.myLock;
+	for_each_party(what.tag(), [&](const PGPROC &by, const PROCLOCK &entry, int) {
+		found = found || what.slot == any_slot || by.waitLock == entry.tag.myLock;
 	});
 	return found;
 }
@@ -304,15 +304,19 @@ void
 blockers::add_in_slots(const row &waiting)
 {
 	const process *last = waiting.by;
+	int *end_of_queue = pids + count;
 	auto place = std::partition_point(in_slots.begin(), in_slots.end(), [&](const row *r) {
 		return r->what.lock_id < waiting.what.lock_id;
 	});
 
 	for (; place != in_slots.end() && (*place)->what.lock_id == waiting.what.lock_id; place++)
 	{
-		/* who holds several is in the way once */
-		if ((*place)->by != last && (*place)->by->group != waiting.by->group)
-			pids[count++] = (*place)->by->group_pid;
+		int pid = (*place)->by->group_pid;
+
+		/* who holds several, or one and waits ahead for another, is in the way once */
+		if ((*place)->by != last && (*place)->by->group != waiting.by->group &&
+			std::find(pids, end_of_queue, pid) == end_of_queue)
+			pids[count++] = pid;
 		last = (*place)->by;
 	}
 }

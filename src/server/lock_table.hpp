@@ -65,8 +65,8 @@ struct holder
  */
 std::span<const holder> holders(const lockable &what);
 
-/* Does any process wait for the lock. */
-bool has_waiters(const LOCKTAG &tag);
+/* Does any process wait for the lock; for any_slot, for a slot of that key. */
+bool has_waiters(const lockable &what);
 
 /* Sets the latches of those who hold the lock, in whatever mode. Never raises. */
 void wake_holders(const LOCKTAG &tag);

@@ -61,6 +61,24 @@ $holder->query("SELECT pglock.release('k')");
 is(finish_waiting($waiter), '00000', 'the waiter gets the lock');
 end_session($waiter);
 
+# slots: all who hold one, and whoever waits in front
+my $call_slot = "CALL pglock.slot('k', 2, '10ms')";
+
+$holder->query("SELECT pglock.acquire_slot('k', 2), pglock.acquire_slot('k', 2)");
+like(complaints($call_slot), qr/^ERROR:  could not acquire a slot of "k" in time
+DETAIL:  Slots are held by process $pid \(worker 1\) since $time\.
+\Q$where\E$/, 'a timeout names who holds slots, once');
+like(complaints($call_slot, 'other'), qr/^DETAIL:  Slots are held by process $pid\.$/m, '... to another role its process only');
+($waiter) = holder('waiter', '');
+start_waiting($waiter, "SELECT pglock.acquire_slot('k', 2)");
+wait_for_waiter($node, 'k');
+like(complaints($call_slot), qr/^HINT:  .*The clients of those who wait may be gone/m, '... that of whoever waits in front may be gone, too');
+$holder->query("SELECT pglock.release_slot('k', 1)");
+is(finish_waiting($waiter), '00000', 'the waiter gets the slot');
+like(complaints($call_slot), qr/^DETAIL:  Slots are held by process \d+ \(.*\) since $time, process \d+ \(.*\) since $time\.$/m, '... then both are named');
+end_session($waiter);
+$holder->query('SELECT pglock.release_all()');
+
 # many
 my @many = map { [ holder("reader $_", "SELECT pglock.acquire('many', shared => true)") ] } 1 .. 7;
 
