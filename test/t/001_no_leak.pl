@@ -33,10 +33,11 @@ DECLARE
 	waiter int;
 BEGIN
 	WHILE NOT EXISTS (SELECT FROM race WHERE over) LOOP
-		PERFORM pglock.acquire('a');
+		PERFORM pglock.acquire('a'), pglock.acquire_slot('a', 2);
 		FOR i IN 1..1000 LOOP
+			-- who has the place in front waits for slots
 			SELECT array_agg(DISTINCT pid) INTO waiting FROM pg_locks
-			WHERE locktype = 'advisory' AND NOT granted;
+			WHERE locktype = 'advisory' AND (NOT granted OR objsubid = 5);
 			EXIT WHEN waiting IS NOT NULL OR EXISTS (SELECT FROM race WHERE over);
 		END LOOP;
 		IF random() < 0.8 THEN
@@ -79,32 +80,12 @@ BEGIN
 				WHERE locktype = 'advisory' AND pid = pg_backend_pid()) > 0
 				OR pglock.held('a') OR pglock.held('b') OR pglock.held('k'))::int;
 		END IF;
+		-- the latter what the former does not know of, and nobody is told before the statement ends
+		PERFORM pglock.release_all();
 		PERFORM pg_advisory_unlock_all();
 	END LOOP;
 END $$;
 END
-
-# Runs the script in all clients at once; returns what they print.
-sub run_clients
-{
-	my ($script) = @_;
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/no_leak";
-	my @clients;
-
-	open my $handle, '>', "$file.sql" or die $!;
-	print $handle $script;
-	close $handle;
-	# from file to file: IPC::Run would serve one client at a time
-	foreach my $i (1 .. CLIENTS)
-	{
-		push @clients,
-		  IPC::Run::start(
-			[ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-f', "$file.sql" ],
-			'<', \undef, '>', "$file.out$i", '2>', '/dev/null');
-	}
-	$_->finish foreach @clients;
-	return map { slurp_file("$file.out$_") } (1 .. CLIENTS);
-}
 
 # One round of a client whose errors reach it. `before`, `after`: what is set only round the call.
 # Each query may be struck by a cancel that comes late: then the round says nothing.
@@ -155,7 +136,7 @@ sub run_race
 			$canceller = IPC::Run::start(
 				[ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', 'CALL cancel_waiters()' ]);
 		}
-		foreach my $output (run_clients($script))
+		foreach my $output (run_psqls($node, $script, CLIENTS))
 		{
 			if ($race->{caught})
 			{
@@ -195,6 +176,7 @@ sub run_race
 my $acquire_all = "pglock.acquire_all(CASE WHEN random() < 0.5 THEN '{a,b,k}'::text[] ELSE '{a}' END";
 my $shared = 'shared => random() < 0.3';
 my $lock_timeout = "SET lock_timeout = '1ms';";
+my $slot = "pglock.acquire_slot('a', CASE WHEN random() < 0.3 THEN 1 ELSE 2 END";
 my $statement_timeout = "SET statement_timeout = '2ms';";
 my $no_statement_timeout = 'SET statement_timeout = 0;';
 my @races = (
@@ -305,6 +287,53 @@ my @races = (
 		after => $no_statement_timeout,
 		refused => qr/^57014$/
 	},
+	{ name => 'slot, timeout', call => "SELECT $slot, '1ms') IS NOT NULL AS ok", refused => qr/^00000$/ },
+	{
+		name => 'slot, timeout, transaction scope',
+		before => 'BEGIN;',
+		call => "SELECT $slot, '1ms', 'transaction') IS NOT NULL AS ok",
+		refused => qr/^00000$/
+	},
+	{
+		name => 'slot, lock_timeout',
+		before => $lock_timeout,
+		call => "SELECT $slot) IS NOT NULL AS ok",
+		refused => qr/^55P03$/
+	},
+	{
+		name => 'slot, cancel',
+		cancel => 1,
+		call => "SELECT $slot) IS NOT NULL AS ok",
+		refused => qr/^57014$/
+	},
+	{
+		name => 'slot, cancel after the grant',
+		cancel => 1,
+		call => "SELECT $slot) IS NOT NULL AS ok, pg_sleep(0.0003)",
+		refused => qr/^57014$/
+	},
+	{
+		name => 'slot, cancel and timeout',
+		cancel => 1,
+		call => "SELECT $slot, '1ms') IS NOT NULL AS ok",
+		refused => qr/^(57014|00000)$/
+	},
+	{
+		name => 'slot, statement_timeout',
+		before => $statement_timeout,
+		call => "SELECT $slot) IS NOT NULL AS ok",
+		after => $no_statement_timeout,
+		refused => qr/^57014$/
+	},
+	{
+		name => 'slot, statement_timeout after the grant',
+		before => $statement_timeout,
+		call => "SELECT $slot) IS NOT NULL AS ok, pg_sleep(0.0015)",
+		after => $no_statement_timeout,
+		refused => qr/^57014$/
+	},
+	{ name => 'CALL slot, timeout', call => "CALL pglock.slot('a', 2, '1ms')", refused => qr/^55P03$/ },
+	{ name => 'CALL slot, cancel', cancel => 1, call => "CALL pglock.slot('a', 2)", refused => qr/^57014$/ },
 	{ name => 'caught: timeout', caught => 1, call => "pglock.acquire('a', '1ms')" },
 	{
 		name => 'caught: lock_timeout',
@@ -319,6 +348,13 @@ my @races = (
 		call => "$acquire_all, '1ms')"
 	},
 	{ name => 'caught: cancel', caught => 1, cancel => 1, call => "$acquire_all)" },
+	{
+		name => 'caught: slot, lock_timeout',
+		caught => 1,
+		before => $lock_timeout,
+		call => "$slot) IS NOT NULL"
+	},
+	{ name => 'caught: slot, cancel', caught => 1, cancel => 1, call => "$slot) IS NOT NULL" },
 );
 
 foreach my $race (@races)

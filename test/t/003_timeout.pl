@@ -14,7 +14,7 @@ my $holder = session($node);
 my $session = session($node);
 
 $node->safe_psql('postgres', 'CREATE TABLE work (step text)');
-$holder->query_safe("SELECT pglock.acquire('busy')");
+$holder->query_safe("SELECT pglock.acquire('busy'), pglock.acquire_slot('busy', 2), pglock.acquire_slot('busy', 2)");
 
 # The transaction goes on. (The first call loads the library, which has settings.)
 $session->query_safe("SELECT pglock.lock_id('')");
@@ -42,7 +42,11 @@ END
 		"pglock.acquire('busy', '1ms', shared => true)",
 		"pglock.acquire('busy', '1ms', scope => 'transaction')",
 		"pglock.acquire_all('{free,busy}', '1ms')",
-		"pglock.try('busy')")
+		"pglock.try('busy')",
+		"pglock.acquire_slot('busy', 1, '1ms') IS NOT NULL",
+		"pglock.acquire_slot('busy', 2, '1ms') IS NOT NULL",
+		"pglock.acquire_slot('busy', 2, '1ms', 'transaction') IS NOT NULL",
+		"pglock.try_slot('busy', 2) IS NOT NULL")
 	{
 		is($session->query_safe("SELECT $call"), 'f', "$level: $call times out");
 		is($session->query_safe('SELECT pg_current_xact_id(), now()'),
@@ -117,11 +121,17 @@ my $around = "interval '1 us'";
 my $rounds = 500;
 my $output;
 
-start_rounds("SET statement_timeout = '3ms';\n" . <<"END" x $rounds, \$output)->finish;
-SELECT pglock.acquire('busy', $around * (2700 + random() * 500)), pg_sleep(60) AS answer;
+# calls that wait, but for the timeout
+my @waits = ("pglock.acquire('busy', ", "pglock.acquire_slot('busy', 2, ");
+
+foreach my $wait (@waits)
+{
+	start_rounds("SET statement_timeout = '3ms';\n" . <<"END" x $rounds, \$output)->finish;
+SELECT $wait $around * (2700 + random() * 500)), pg_sleep(60) AS answer;
 \\echo state :SQLSTATE
 END
-is_deeply(count_states($output), { 57014 => $rounds }, 'statement_timeout is never swallowed');
+	is_deeply(count_states($output), { 57014 => $rounds }, "$wait...): statement_timeout is never swallowed");
+}
 
 # Both are timeouts and both may say so, but nobody asked for a cancel
 $node->safe_psql('postgres', <<'END');
@@ -154,7 +164,7 @@ BEGIN
 		LOOP
 			PERFORM pg_stat_clear_snapshot();
 			SELECT query_start INTO seen FROM pg_stat_get_activity(victim)
-			WHERE wait_event IN ('advisory', 'PgSleep') AND query_start > last_seen;
+			WHERE (wait_event IN ('advisory', 'PgSleep') OR wait_event_type = 'Extension') AND query_start > last_seen;
 			EXIT WHEN FOUND;
 		END LOOP;
 		-- the moment of the cancel wanders over that of the timeout
@@ -164,20 +174,24 @@ BEGIN
 	END LOOP;
 END $$;
 END
-my $running = start_rounds(<<"END" x $rounds, \$output);
-SELECT pglock.acquire('busy', '1ms'), pg_sleep(60) AS answer;
+foreach my $wait (@waits)
+{
+	my $running = start_rounds(<<"END" x $rounds, \$output);
+SELECT $wait '1ms'), pg_sleep(60) AS answer;
 \\echo state :SQLSTATE
 END
-$node->poll_query_until('postgres',
-	"SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'rounds'");
-my $victim =
-  $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = 'rounds'");
+	$node->poll_query_until('postgres',
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'rounds'");
+	my $victim =
+	  $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = 'rounds'");
 
-is($node->psql('postgres', "CALL cancel_each($victim, $rounds)"), 0, 'all are cancelled');
-$running->finish;
-is_deeply(count_states($output), { 57014 => $rounds }, 'a cancel is never swallowed');
-is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'}),
-	1, 'only the holder holds a lock');
+	is($node->psql('postgres', "CALL cancel_each($victim, $rounds)"), 0, "$wait...): all are cancelled");
+	$running->finish;
+	is_deeply(count_states($output), { 57014 => $rounds }, '... and no cancel is swallowed');
+	wait_for_session_end($node, $victim);
+	is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'}),
+		3, '... only the holder holds a lock');
+}
 
 end_session($holder, $session);
 stop_and_check_log($node);

@@ -42,12 +42,16 @@ foreach my $call (
 	"CALL pglock.lock('k')",
 	"CALL pglock.lock('k', '1ms', true)",
 	"CALL pglock.lock_raw(5)",
-	"SELECT pglock.acquire_all('{k,l}')")
+	"SELECT pglock.acquire_all('{k,l}')",
+	"SELECT pglock.acquire_slot('k', 1)",
+	"SELECT pglock.acquire_slot('k', 2, '1ms', 'transaction')",
+	"SELECT pglock.try_slot('k', 2)",
+	"CALL pglock.slot('k', 2)")
 {
 	my ($state, $errors) = sqlstate_and_errors($call);
 
 	is($state, '25006', "$call is refused");
-	like($errors, qr/cannot acquire lock (?:"[kl5]"|id 5) on a standby/, '... by its name')
+	like($errors, qr/cannot acquire (?:lock|a slot of) (?:"[kl5]"|id 5) on a standby/, '... by its name')
 	  if $call !~ /acquire_all/;
 	like($errors, qr/DETAIL: .*HINT: .*pglock\.allow_on_standby/s, '... and says why, and what to do');
 }
@@ -65,6 +69,7 @@ foreach my $question (
 	[ "SELECT pglock.holders('k')", 'look up lock "k"' ],
 	[ "SELECT pglock.release('k')", 'release lock "k"' ],
 	[ "SELECT pglock.release_raw(5, true)", 'release lock id 5' ],
+	[ "SELECT pglock.release_slot('k', 2)", 'release slot 2 of "k"' ],
 	[ "SELECT pid FROM pglock.locks", 'show locks' ],
 	[ "SELECT key FROM pglock.lock_status()", 'show locks' ])
 {
@@ -127,13 +132,17 @@ is($session->query("SELECT pglock.release('l')"), 't', 'the holder releases');
 is(finish_waiting($other), '00000', 'the waiter gets the lock');
 is($other->query("SELECT pglock.held('l'), pglock.held('a')"), 't|f', '... and holds that lock only');
 
+is($session->query("SELECT pglock.acquire_slot('k', 1), pglock.try_slot('k', 2)"), '1|2', 'slots are taken');
+is($other->query("SELECT pglock.try_slot('k', 2), pglock.acquire_slot('k', 2, '1ms')"), '|', '... and not given to others');
+
 # A conflict with recovery ends the statement that waits, with a timeout or without, but not the session.
 $primary->safe_psql('postgres', 'CREATE TABLE removed AS SELECT generate_series(1, 10) AS n');
 $standby->append_conf('postgresql.conf', "max_standby_streaming_delay = '10ms'");
 $standby->reload;
 $other->query("SELECT pglock.acquire('kept')");
 foreach my $wait ("SELECT pglock.acquire('k')", "SELECT pglock.acquire('k', '10min')",
-	"SELECT pglock.acquire('k', '10min', scope => 'transaction')", "CALL pglock.lock('k', '10min')")
+	"SELECT pglock.acquire('k', '10min', scope => 'transaction')", "CALL pglock.lock('k', '10min')",
+	"SELECT pglock.acquire_slot('k', 1)", "SELECT pglock.acquire_slot('k', 2)", "CALL pglock.slot('k', 2, '10min')")
 {
 	$primary->wait_for_catchup($standby);
 	$other->query('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM removed');
@@ -157,7 +166,7 @@ $standby->promote;
 $standby->poll_query_until('postgres', 'SELECT NOT pg_is_in_recovery()') or die 'no promotion';
 is($session->query("SELECT pglock.acquire('late')"), 't', 'promoted: an old session takes a lock');
 is($session->query("SELECT pglock.held('k'), pglock.held('m'), pglock.release_all()"),
-	't|t|4', 'what it held before, it still holds');
+	't|t|6', 'what it held before, it still holds');
 is(finish_waiting($other), '00000', 'who waited over the promotion gets the lock');
 is($standby->safe_psql('postgres', "SELECT pglock.acquire('new'), pglock.try('k')"), 't|t',
 	'a new session takes a lock');

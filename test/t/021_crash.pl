@@ -57,19 +57,23 @@ foreach my $call (
 	"DO \$\$ BEGIN PERFORM pglock.acquire('k'); EXCEPTION WHEN OTHERS THEN PERFORM $then_sleep; END \$\$",
 	"BEGIN\\; SELECT pglock.acquire('k', scope => 'transaction')\\; SELECT $then_sleep",
 	"CALL pglock.lock('k')",
-	"CALL pglock.lock('k')\\; SELECT $then_sleep")
+	"CALL pglock.lock('k')\\; SELECT $then_sleep",
+	"SELECT pglock.acquire_slot('k', 1), $then_sleep",
+	"SELECT pglock.acquire_slot('k', 2), $then_sleep",
+	"SELECT pglock.acquire_slot('k', 2, '1h', 'transaction'), $then_sleep",
+	"CALL pglock.slot('k', 2)\\; SELECT $then_sleep")
 {
 	my $dead = session($node);
 	my $dead_pid = $dead->query('SET pglock.warnings = off; SELECT pg_backend_pid()');
 
-	is($waiter->query("SELECT pglock.acquire('k')"), 't', 'a session holds the lock');
+	is($waiter->query("SELECT pglock.acquire('k'), pglock.acquire_slot('k', 1), pglock.acquire_slot('k', 2)"), 't|1|2', 'a session holds the lock, and both slots');
 	start_waiting($dead, $call);
 	wait_for_waiter($node, 'k');
 	$dead->{run}->signal('KILL');
 	eval { $dead->{run}->finish; };
-	is($node->safe_psql('postgres', "SELECT count(*) $advisory AND NOT granted AND pid = $dead_pid"),
+	is($node->safe_psql('postgres', "SELECT count(*) $advisory AND pid = $dead_pid"),
 		'1', "$call: its client is dead, it still waits");
-	is($waiter->query("SELECT pglock.release('k')"), 't', 'the holder releases');
+	is($waiter->query('SELECT pglock.release_all()'), '3', 'the holder releases');
 	wait_for_session_end($node, $dead_pid);
 	is($waiter->query("SELECT pglock.is_free('k'), pglock.is_free('l'), (SELECT count(*) $advisory)"),
 		't|t|0', "$call: the session has ended, the locks are free");

@@ -21,18 +21,22 @@ my $filler = session($node);
 my $session = session($node);
 my $held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'";
 
-# Takes locks until there is no room, and stops: the command itself catches the error, so it keeps
-# those it took before.
+# Takes locks of such names until there is no room, and stops: the command itself catches the error, so it
+# keeps those it took before. `first`: what it does first.
 sub fill
 {
-	$filler->query(<<'END');
-DO $$
+	my ($name, $first) = @_;
+
+	$first //= '';
+	$filler->query(<<"END");
+DO \$\$
 BEGIN
+	$first
 	FOR i IN 1..1000000 LOOP
-		PERFORM pglock.acquire('filler' || i);
+		PERFORM pglock.acquire('$name' || i);
 	END LOOP;
 EXCEPTION WHEN out_of_memory THEN
-END $$
+END \$\$
 END
 	return $filler->query($held . ' AND pid = pg_backend_pid()');
 }
@@ -63,7 +67,7 @@ is($session->query("SELECT pglock.held('own'), pglock.held('k1'), (SELECT count(
 	't|f|1', '... the books agree');
 
 # Full for all calls. (A login needs a lock, too: from here on old sessions look.)
-my $fillers = fill();
+my $fillers = fill('filler');
 
 cmp_ok($fillers, '>', 50, "the table is full of $fillers locks");
 
@@ -78,7 +82,11 @@ foreach my $call (
 	"SELECT pglock.acquire_all(array_agg('n' || i)) FROM generate_series(1, 1000) i",
 	"SELECT pglock.acquire_all(array_agg('n' || i), '1h', scope => 'transaction') FROM generate_series(1, 1000) i",
 	"BEGIN\\; SELECT pglock.acquire('n' || i, scope => 'transaction') FROM generate_series(1, 1000) i\\; COMMIT",
-	"DO \$\$ BEGIN FOR i IN 1..1000 LOOP CALL pglock.lock('n' || i); END LOOP; END \$\$")
+	"DO \$\$ BEGIN FOR i IN 1..1000 LOOP CALL pglock.lock('n' || i); END LOOP; END \$\$",
+	"SELECT pglock.acquire_slot('n' || i, 1) FROM generate_series(1, 1000) i",
+	"SELECT pglock.acquire_slot('n', 1000, '1s') FROM generate_series(1, 1000) i",
+	"SELECT pglock.try_slot('n' || i, 3, 'transaction') FROM generate_series(1, 1000) i",
+	"DO \$\$ DECLARE s int; BEGIN FOR i IN 1..1000 LOOP CALL pglock.slot('n' || i, 2, NULL, 'session', s); END LOOP; END \$\$")
 {
 	($state, $errors) = sqlstate_and_errors($call);
 	$session->query('ROLLBACK');
@@ -125,6 +133,29 @@ END \$\$;
 SELECT current_setting('test.result');
 END
 is($session->query('SELECT string_agg(key, NULL) FROM pglock.session_holds()'), 'own', '... leave nothing in the books');
+
+# Whoever waits for a slot may find no room for its lock when one is free.
+is($filler->query('SELECT pglock.release_all()'), $fillers, 'there is room for a moment');
+foreach (1 .. 100)
+{
+	is($filler->query("SELECT pglock.acquire_slot('waited for', 2), pglock.acquire_slot('waited for', 2) IS NOT NULL") =~ /^\d\|t$/, 1,
+		'both slots are taken');
+	start_waiting($session, "SELECT pglock.acquire_slot('waited for', 2)");
+	wait_for_waiter($node, 'waited for');
+	fill('filler');
+	fill('more', "PERFORM pglock.release_slot('waited for', 1);");
+	$state = finish_waiting($session);
+	last if $state eq '53200';
+	$session->query("SELECT pglock.release_slot('waited for', 1)");
+	$filler->query('SELECT pglock.release_all()');
+}
+is($state, '53200', 'a session that waited for a slot fails when the lock table is full');
+$fillers = $filler->query("$held AND pid = pg_backend_pid()");
+is($filler->query('SELECT pglock.release_all()'), $fillers, '... there is room again');
+is( $session->query("BEGIN; SELECT pglock.acquire_slot('waited for', 1, scope => 'transaction');
+		SELECT slot, granted, scope, depth FROM pglock.locks WHERE key = 'waited for'; COMMIT"),
+	"1\n1|t|transaction|1", '... and nothing in the books of what it asked for');
+$fillers = fill('filler');
 
 # The server lives; there is room again when locks are given back.
 is($session->query("SELECT pglock.held('own'), pglock.acquire('own'), pglock.release('own'), pglock.release('own')"),

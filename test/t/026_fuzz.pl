@@ -77,6 +77,9 @@ sub interval
 sub scope { return pick("'session'", "'session'", "'transaction'", "'transaction'", "'Session'", "''", 'NULL', quoted(random_bytes(10)), "repeat('s', 1048576)"); }
 sub shared { return pick('true', 'false', 'false', 'NULL'); }
 
+sub slots { return pick(1, 1, 2, 2, 3, 100, 16000, 0, -1, 16001, 2147483647, 'NULL'); }
+sub slot { return pick(1, 2, 3, 100, 0, -1, 16000, 16001, 'NULL'); }
+
 sub call
 {
 	return pick(
@@ -88,6 +91,10 @@ sub call
 		sub { 'pglock.try_raw(' . raw() . ')' },
 		sub { 'pglock.acquire_all(' . join(', ', keys_array(), interval(), shared(), scope()) . ')' },
 		sub { 'pglock.acquire_all(' . keys_array() . ')' },
+		sub { 'pglock.acquire_slot(' . join(', ', key(), slots(), interval(), scope()) . ')' },
+		sub { 'pglock.acquire_slot(' . join(', ', key(), pick(1, 2), "'1ms'") . ')' },
+		sub { 'pglock.try_slot(' . join(', ', key(), slots(), scope()) . ')' },
+		sub { 'pglock.release_slot(' . key() . ', ' . slot() . ')' },
 		sub { 'pglock.release(' . key() . ', ' . pick('NULL', 'true', 'false') . ')' },
 		sub { 'pglock.release_raw(' . raw() . ')' },
 		sub { 'pglock.release_all(' . pick('', keys_array()) . ')' },
@@ -103,6 +110,7 @@ sub call
 sub procedure
 {
 	return 'CALL pglock.' . pick(sub { 'lock(' . join(', ', key(), interval(), shared()) . ')' }, sub { 'lock(' . key() . ')' },
+		sub { 'slot(' . join(', ', key(), slots(), interval(), scope()) . ')' }, sub { 'slot(' . join(', ', key(), pick(1, 2), "'1ms'") . ')' },
 		sub { 'lock_raw(' . raw() . ", '1ms')" })->();
 }
 
@@ -162,7 +170,8 @@ my $cancels = IPC::Run::start(
 DO \$\$ BEGIN
 	WHILE EXISTS (SELECT FROM pg_stat_activity WHERE query NOT LIKE '%pglock.try(''end fuzz%'
 		AND backend_type = 'client backend' AND pid <> pg_backend_pid()) LOOP
-		PERFORM pg_cancel_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND random() < 0.3;
+		PERFORM pg_cancel_backend(pid) FROM pg_locks
+		WHERE locktype = 'advisory' AND (NOT granted OR objsubid = 5) AND random() < 0.3;
 		PERFORM pg_sleep(random() * 0.005);
 		PERFORM pg_stat_clear_snapshot();
 	END LOOP;

@@ -41,7 +41,9 @@ sub waiting_calls
 				"SELECT pglock.acquire_raw(pglock.lock_id('$key'), $how",
 				"SELECT pglock.acquire_all($keys, $how",
 				"CALL pglock.lock('$key', $how",
-				"CALL pglock.lock_raw(pglock.lock_id('$key'), $how");
+				"CALL pglock.lock_raw(pglock.lock_id('$key'), $how",
+				"SELECT pglock.acquire_slot('$key', 2, $how",
+				"CALL pglock.slot('$key', 2, $how");
 		}
 	}
 	return @calls;
@@ -90,11 +92,18 @@ sub poll
 
 sub pids { return join ', ', map { $_->pid } @_; }
 
+# The lock, and both slots
+sub hold_all
+{
+	return is($holder->ask("SELECT pglock.acquire('$key') AND count(pglock.acquire_slot('$key', 2)) = 2 FROM generate_series(1, 2)"), 't',
+		'(somebody holds the lock)');
+}
+
 sub connect_checkers
 {
 	$checker = Protocol->new($node);
 	$holder = Protocol->new($node);
-	is($holder->ask("SELECT pglock.acquire('$key')"), 't', '(somebody holds the lock)');
+	hold_all();
 	$checker->ask('SELECT pglock.contention_reset()');
 	return;
 }
@@ -109,7 +118,7 @@ sub check_statistics
 	is($checker->ask('SELECT key FROM pglock.contention WHERE lock_id IS DISTINCT FROM pglock.lock_id(key)'),
 		'', '... each wait is counted by its key');
 	# who was ended by the time may not yet have waited
-	is($checker->ask("SELECT waits FROM pglock.contention WHERE key = '$key'"), $count, '... and once') if !$is_timed;
+	is($checker->ask("SELECT sum(waits) FROM pglock.contention WHERE key = '$key'"), $count, '... and once') if !$is_timed;
 	return;
 }
 
@@ -126,7 +135,9 @@ sub check_end
 	return;
 }
 
-my $all = '(SELECT pid FROM pg_locks WHERE NOT granted) AS waiter';
+# who has the place in front of those who wait for slots waits, too
+my $waits = "(NOT wait.granted OR wait.locktype = 'advisory' AND wait.objsubid = 5)";
+my $all = "(SELECT pid FROM pg_locks AS wait WHERE $waits) AS waiter";
 my $soon = '500ms';
 my $later = '2s';    # than a session needs to begin its wait
 my @ways = (
@@ -173,7 +184,7 @@ sub wait_for_all
 
 	# who holds nothing yet is in its first wait, which passes
 	return poll("SELECT count(*) = @{[ scalar @sessions ]} FROM pg_locks AS wait JOIN pg_locks AS own USING (pid)
-		WHERE NOT wait.granted AND own.granted AND own.locktype = 'advisory'");
+		WHERE $waits AND own.granted AND own.locktype = 'advisory' AND own.objsubid = 1");
 }
 
 foreach my $preloaded (1, 0)
@@ -195,7 +206,7 @@ foreach my $preloaded (1, 0)
 		check_end("$kind, $way->{name}", @sessions);
 		check_statistics(2 * @sessions, $way->{is_timed});
 		$checker->ask('SELECT pglock.contention_reset()');
-		is($holder->ask("SELECT pglock.acquire('$key')"), 't', '(somebody holds the lock)');
+		hold_all();
 	}
 	foreach my $mode ('fast', 'immediate')
 	{
@@ -208,7 +219,7 @@ foreach my $preloaded (1, 0)
 		$node->start;
 		connect_checkers();
 		check_end("$kind, $mode stop", @sessions);
-		$holder->ask("SELECT pglock.acquire('$key')");
+		hold_all();
 	}
 }
 

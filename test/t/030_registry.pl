@@ -375,13 +375,14 @@ $node->stop;
 my ($output, $errors) = ('', '');
 my $sql = <<'END';
 SELECT count(*) FILTER (WHERE pglock.acquire('k' || i)) AS taken FROM generate_series(1, 20) i
+SELECT count(pglock.acquire_slot('k1', 20)) AS slots FROM generate_series(1, 20) i
 SELECT count(key) AS shown FROM pglock.locks
 END
 
 ok( IPC::Run::run([ 'postgres', '--single', '-D', $node->data_dir, 'postgres' ], '<', \$sql, '>', \$output, '2>', \$errors),
 	'in single-user mode the server comes to its end')
   or diag($errors);
-like($output, qr/taken = "20".*shown = "20"/s, '... and its session takes locks, and sees them');
+like($output, qr/taken = "20".*slots = "20".*shown = "40"/s, '... and its session takes locks and slots, and sees them');
 $node->start;
 
 stop_and_check_log($node, killed => [$crashed]);

@@ -35,8 +35,11 @@ RETURNS SETOF record LANGUAGE sql AS $$
 			WHERE granted AND (blocked_by IS NOT NULL OR waiting_since IS NOT NULL)
 		UNION ALL SELECT 'neither granted nor waits', whole FROM lock
 			WHERE NOT granted AND waiting_since IS NULL AND NOT is_builtin
+		-- (a slot that is free may be seen before whoever is in front takes it)
 		UNION ALL SELECT 'waits for nobody', whole FROM lock
-			WHERE NOT granted AND coalesce(cardinality(blocked_by), 0) = 0
+			WHERE NOT granted AND coalesce(cardinality(blocked_by), 0) = 0 AND slot IS DISTINCT FROM 0
+		UNION ALL SELECT 'holds any slot', whole FROM lock WHERE granted AND slot < 1
+		UNION ALL SELECT 'shares a slot', whole FROM lock WHERE mode = 'shared' AND slot IS NOT NULL
 		UNION ALL SELECT 'waits for itself', whole FROM lock WHERE pid = ANY (blocked_by)
 		UNION ALL SELECT 'waits in no scope', whole FROM lock WHERE NOT granted AND scope IS NULL AND NOT is_builtin
 		UNION ALL SELECT 'not granted, but held', whole FROM lock
@@ -51,14 +54,14 @@ RETURNS SETOF record LANGUAGE sql AS $$
 			   OR waiting_since NOT BETWEEN pg_postmaster_start_time() AND clock_timestamp()
 		UNION ALL SELECT 'impossible mode or scope', whole FROM lock
 			WHERE mode NOT IN ('exclusive', 'shared') OR scope NOT IN ('session', 'transaction')
-		UNION ALL SELECT 'token of what is not exclusive', whole FROM lock
-			WHERE token IS NOT NULL AND mode <> 'exclusive'
+		UNION ALL SELECT 'token of what is not an exclusive lock', whole FROM lock
+			WHERE token IS NOT NULL AND (mode <> 'exclusive' OR slot IS NOT NULL)
 		UNION ALL SELECT 'impossible token', whole FROM lock WHERE token <= 0
 		UNION ALL SELECT 'held exclusively and by another', a.whole || ' and ' || b.whole
 			FROM lock a JOIN lock b USING (lock_id)
-			WHERE a.granted AND a.mode = 'exclusive' AND b.granted AND b.pid <> a.pid
+			WHERE a.slot IS NOT DISTINCT FROM b.slot AND a.granted AND a.mode = 'exclusive' AND b.granted AND b.pid <> a.pid
 		UNION ALL SELECT 'the same lock twice', min(whole) || ' and ' || max(whole)
-			FROM lock GROUP BY pid, lock_id, mode, scope, granted HAVING count(*) > 1
+			FROM lock GROUP BY pid, lock_id, slot, mode, scope, granted HAVING count(*) > 1
 		UNION ALL SELECT 'waits for two locks', min(whole) || ' and ' || max(whole)
 			FROM lock WHERE NOT granted GROUP BY pid HAVING count(*) > 1
 		UNION ALL SELECT 'one exclusive hold with two tokens', min(whole) || ' and ' || max(whole)
@@ -69,10 +72,12 @@ RETURNS SETOF record LANGUAGE sql AS $$
 			FROM lock waiter, unnest(waiter.blocked_by) AS blocker
 			WHERE NOT EXISTS (
 				SELECT FROM lock WHERE lock.lock_id = waiter.lock_id AND lock.pid = blocker
+					AND (lock.slot IS NOT DISTINCT FROM waiter.slot OR waiter.slot = 0 AND lock.slot > 0)
 					AND (lock.mode = 'exclusive' OR waiter.mode = 'exclusive'))
 		UNION ALL SELECT 'does not wait for a holder in its way', waiter.whole || ' and ' || holder.whole
 			FROM lock waiter JOIN lock holder USING (lock_id)
 			WHERE NOT waiter.granted AND holder.granted AND holder.pid <> waiter.pid
+				AND (holder.slot IS NOT DISTINCT FROM waiter.slot OR waiter.slot = 0 AND holder.slot > 0)
 				AND (holder.mode = 'exclusive' OR waiter.mode = 'exclusive')
 				AND holder.pid <> ALL (waiter.blocked_by))
 	SELECT what, whole FROM found
@@ -97,7 +102,13 @@ END
 my $possible = "made('a', 'exclusive', true, 1, changes => '{\"token\": 5}'),
 	made('a', 'exclusive', true, 1, NULL, 'transaction', '{\"token\": 5}'), made('a', 'shared', true, 1),
 	made('a', 'shared', false, 2, '{1}'), made('a', 'exclusive', false, 3, '{1,2}'),
-	made('b', 'shared', true, 1), made('b', 'shared', true, 2)";
+	made('b', 'shared', true, 1), made('b', 'shared', true, 2),
+	made('s', 'exclusive', true, 1, changes => '{\"slot\": 1}'), made('s', 'exclusive', true, 1, changes => '{\"slot\": 2}'),
+	made('s', 'exclusive', true, 2, changes => '{\"slot\": 3}'), made('s', 'exclusive', true, 5),
+	made('s', 'exclusive', false, 6, '{1,2}', changes => '{\"slot\": 0}'),
+	made('s', 'exclusive', false, 7, '{6,1,2}', changes => '{\"slot\": 0}'),
+	made('s', 'exclusive', false, 8, '{1}', changes => '{\"slot\": 2}'),
+	made('t', 'exclusive', false, 9, '{}', changes => '{\"slot\": 0}')";
 
 is($node->safe_psql('postgres', "SELECT findings($possible)"), '', 'control: a possible set is passed');
 
@@ -132,7 +143,16 @@ is_found('depth below 1', "made($held, changes => '{\"depth\": 0}')");
 is_found('impossible time', "made($held, changes => '{\"held_since\": \"$_\"}')") foreach 'tomorrow', 'yesterday';
 is_found('impossible time', "made($waits, changes => '{\"waiting_since\": \"tomorrow\"}')");
 is_found('impossible mode or scope', "made($held, scope => 'none')");
-is_found('token of what is not exclusive', "made('c', 'shared', true, 4, changes => '{\"token\": 6}')");
+is_found('token of what is not an exclusive lock', "made('c', 'shared', true, 4, changes => '{\"token\": 6}')");
+is_found('token of what is not an exclusive lock', "made($held, changes => '{\"token\": 6, \"slot\": 1}')");
+is_found('waits for nobody', "made('s', 'exclusive', false, 4, '{}', changes => '{\"slot\": 1}')");
+is_found('holds any slot', "made($held, changes => '{\"slot\": 0}')");
+is_found('shares a slot', "made('c', 'shared', true, 4, changes => '{\"slot\": 1}')");
+is_found('held exclusively and by another', "made('s', 'exclusive', true, 4, changes => '{\"slot\": 1}')");
+is_found('the same lock twice', "made('s', 'exclusive', true, 1, changes => '{\"slot\": 1}')");
+is_found('waits for one who is not in its way', "made('s', 'exclusive', false, 4, '{1,2,5,6,7}', changes => '{\"slot\": 0}')");
+is_found('waits for one who is not in its way', "made('s', 'exclusive', false, 4, '{1,2}', changes => '{\"slot\": 1}')");
+is_found('does not wait for a holder in its way', "made('s', 'exclusive', false, 4, '{1}', changes => '{\"slot\": 0}')");
 is_found('impossible token', "made($held, changes => '{\"token\": 0}')");
 is_found('held exclusively and by another', "made('a', 'exclusive', true, 4)");
 is_found('held exclusively and by another', "made('a', 'shared', true, 4)");
@@ -160,6 +180,14 @@ EXCEPTION WHEN lock_not_available THEN
 	RETURN false;
 END $$;
 
+-- NULL too if the session itself holds all that there are
+CREATE FUNCTION slot_in_time(key text, slots integer, timeout interval, scope text) RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+	RETURN pglock.acquire_slot(key, slots, timeout, scope);
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+	RETURN NULL;
+END $$;
+
 CREATE TABLE violation (at timestamptz DEFAULT clock_timestamp(), what text, locks text);
 CREATE TABLE seen (what text, count bigint);
 
@@ -168,7 +196,7 @@ CREATE PROCEDURE read_for(seconds integer) LANGUAGE plpgsql AS $$
 DECLARE
 	until timestamptz := clock_timestamp() + seconds * interval '1 s';
 	snapshot pglock.locks[];
-	counts bigint[] := array_fill(0, '{10}');
+	counts bigint[] := array_fill(0, '{12}');
 BEGIN
 	WHILE clock_timestamp() < until LOOP
 		SELECT array_agg(locks) INTO snapshot FROM pglock.locks;
@@ -183,18 +211,20 @@ BEGIN
 			counts[7] + count(*) FILTER (WHERE NOT granted AND mode = 'shared'),
 			counts[8] + count(token),
 			counts[9] + count(*) FILTER (WHERE lock_id < 100),
-			greatest(counts[10], max(count(*)) OVER ())]
+			greatest(counts[10], max(count(*)) OVER ()),
+			counts[11] + count(*) FILTER (WHERE slot > 0 AND granted),
+			counts[12] + count(*) FILTER (WHERE slot = 0)]
 		INTO counts FROM unnest(snapshot);
 	END LOOP;
 	INSERT INTO seen SELECT * FROM unnest('{snapshots,exclusive holds,shared holds,holds of transaction scope,
 		holds of some depth,exclusive waiters,shared waiters,tokens,locks of the built-in functions,
-		rows at once}'::text[], counts);
+		rows at once,slots,waiters for any slot}'::text[], counts);
 END $$;
 END
 
 # $what decides; those who hold much come and go, too
 my $churn = <<'END';
-\set what random(1, 16)
+\set what random(1, 20)
 \if :what <= 3
 SELECT pglock.acquire(random_key(), interval '1 ms' * random(), random() < 0.5) FROM generate_series(1, 3);
 \elif :what = 4
@@ -231,6 +261,17 @@ SELECT pglock.release(random_key()), pglock.release(random_key(), random() < 0.5
 \elif :what = 14
 CALL pglock.lock('few');
 SELECT pglock.release('few');
+\elif :what <= 16
+SELECT slot_in_time(random_key(), (1 + random() * 2)::int, interval '2 ms' * random(), 'session') FROM generate_series(1, 3);
+\elif :what = 17
+BEGIN;
+SELECT slot_in_time(random_key(), 2, '3ms', 'transaction') FROM generate_series(1, 3);
+SAVEPOINT s;
+SELECT slot_in_time(random_key(), 3, '1ms', 'transaction') FROM generate_series(1, 3);
+ROLLBACK TO SAVEPOINT s;
+COMMIT;
+\elif :what = 18
+SELECT pglock.release_slot(random_key(), 1), pglock.try_slot(random_key(), 4), pglock.release_slot(random_key(), 2);
 \else
 SELECT pglock.release_all();
 \endif
@@ -260,7 +301,7 @@ foreach my $i (0 .. $#running)
 is( $node->safe_psql('postgres', "SELECT count(*), what, min(locks) FROM violation GROUP BY what ORDER BY what"),
 	'', 'no snapshot shows anything impossible');
 note($node->safe_psql('postgres', 'SELECT what, count FROM seen'));
-is($node->safe_psql('postgres', 'SELECT count(*) FROM seen'), '10', '... and each kind');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM seen'), '12', '... and each kind');
 is($node->safe_psql('postgres', "SELECT what FROM seen WHERE count < 10"), '', '... of lock was seen');
 ok( $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"),
 	'when all have ended nothing is held');

@@ -151,6 +151,27 @@ $bob->query_safe("SELECT pglock.acquire('secret', shared => true)");
 is(seen_by('bob', $names), "$hidden\nsecret", 'who has the name sees it as his, not that alice has it');
 $bob->query_safe('SELECT pglock.release_all()');
 
+# Slots. Since when who is in front waits is not known to the lock manager.
+$bob->query_safe("SELECT pglock.release_all()");
+$alice->query_safe("SELECT pglock.acquire_slot('slots', 2), pglock.acquire_slot('slots', 2)");
+start_waiting($bob, "SELECT pglock.acquire_slot('slots', 2)");
+wait_for_waiter($node, 'slots');
+
+my $slots = "SELECT slot, key, scope, granted, depth, held_since IS NOT NULL, waiting_since IS NOT NULL, cardinality(blocked_by)
+	FROM pglock.locks WHERE slot IS NOT NULL ORDER BY slot";
+my %in_front = (shown => '0|slots|session|f||f|t|1', hidden => "0|$hidden||f||f|f|1");
+my %slots = (
+	shown => "1|slots|session|t|1|t|f|\n2|slots|session|t|1|t|f|",
+	hidden => "1|$hidden||t||f|f|\n2|$hidden||t||f|f|");
+
+is(seen_by('monitor', $slots), "$in_front{shown}\n$slots{shown}", 'a monitor sees the names of slots, and of who waits for one');
+is(seen_by('alice', $slots), "$in_front{hidden}\n$slots{shown}", '... alice those of her own');
+is(seen_by('bob', $slots), "$in_front{shown}\n$slots{hidden}", '... bob those of his');
+is(seen_by('w1', $slots), "$in_front{hidden}\n$slots{hidden}", '... others see only that there are such');
+$alice->query_safe("SELECT pglock.release_slot('slots', i) FROM generate_series(1, 2) AS i");
+finish_waiting($bob);
+$bob->query_safe('SELECT pglock.release_all()');
+
 # a prepared transaction has no session, and shows the names that one sees elsewhere
 $node->safe_psql('postgres', "BEGIN; SELECT pglock.acquire('prepared', shared => true, scope => 'transaction');
 	PREPARE TRANSACTION 'p'", extra_params => [ '-U', 'alice' ]);

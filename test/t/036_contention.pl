@@ -17,12 +17,13 @@ END
 
 sub query { return $node->safe_psql('postgres', @_); }
 
-# waits|timeouts|deadlocks|cancels of a key, if there are any
+# waits|timeouts|deadlocks|cancels of a key, or of its slots, if there are any
 sub counts
 {
-	my ($key) = @_;
+	my ($key, $of_slots) = @_;
 
-	return query("SELECT waits, timeouts, deadlocks, cancels FROM pglock.contention WHERE key = '$key'");
+	$of_slots //= 'false';
+	return query("SELECT waits, timeouts, deadlocks, cancels FROM pglock.contention WHERE key = '$key' AND of_slots = $of_slots");
 }
 
 # The SQLSTATE of what ends by itself.
@@ -105,7 +106,7 @@ sub in_vain
 		query($params{meanwhile});
 	}
 	is($params{meanwhile} ? finish_waiting($waiter) : sqlstate($waiter, $sql), $state, "$what: $state");
-	is(counts('k'), $expected, '... counts so');
+	is(counts('k', $params{of_slots}), $expected, '... counts so');
 	is(query('SELECT count(*) FROM pglock.contention'), '1', '... and nothing else');
 	return;
 }
@@ -129,6 +130,34 @@ in_vain('two timeouts and a cancel', "DO \$\$ BEGIN PERFORM pglock.acquire('k', 
 	pglock.acquire('k'); END \$\$", '57014', '3|2|0|1', meanwhile => "DO \$\$ BEGIN
 		WHILE (SELECT waits < 2 FROM pglock.contention) LOOP PERFORM pg_sleep(0.001); END LOOP;
 		PERFORM pg_cancel_backend($waiter_pid); END \$\$");
+
+# ... for a slot
+$holder->query_safe("SELECT pglock.acquire_slot('k', 2), pglock.acquire_slot('k', 2)");
+foreach my $slots (1, 2)
+{
+	my %of_slots = (of_slots => 'true');
+	my $acquire = "pglock.acquire_slot('k', $slots";
+
+	in_vain("timeout, $slots slots", "SELECT $acquire, '1ms')", '00000', '1|1|0|0', %of_slots);
+	in_vain("timeout of transaction scope, $slots slots", "SELECT $acquire, '1ms', 'transaction')", '00000', '1|1|0|0', %of_slots);
+	in_vain("timeout of the procedure, $slots slots", "CALL pglock.slot('k', $slots, '1ms')", '55P03', '1|1|0|0', %of_slots);
+	in_vain("lock_timeout, $slots slots", "SET lock_timeout = 1\\; SELECT $acquire)", '55P03', '1|1|0|0', %of_slots);
+	in_vain("statement_timeout, $slots slots", "SET LOCAL statement_timeout = 500\\; SELECT $acquire)", '57014', '1|0|0|1', %of_slots);
+	in_vain("a cancel, $slots slots", "SELECT $acquire)", '57014', '1|0|0|1', %of_slots, meanwhile => $cancel);
+}
+reset_statistics();
+is($waiter->query("SELECT pglock.try_slot('k', 2), pglock.acquire_slot('k', 3), pglock.release_all()"), '|3|1', 'who does not wait for a slot');
+is(query('SELECT count(*) FROM pglock.contention'), '0', '... leaves no trace');
+is($waiter->query("SELECT pglock.acquire('k', '1ms'), pglock.acquire_slot('k', 1, '1ms'), pglock.acquire_slot('k', 2, '1ms')"), 'f||',
+	'waits for the lock and for slots of one key');
+is(counts('k') . ' ' . counts('k', 'true'), '1|1|0|0 2|2|0|0', '... count apart');
+start_waiting($waiter, "SELECT pglock.acquire_slot('k', 2)");
+wait_for_waiter($node, 'k');
+$holder->query_safe("SELECT pglock.release_slot('k', 1)");
+is(finish_waiting($waiter), '00000', 'a session gets a slot after a wait');
+is(counts('k', 'true'), '3|2|0|0', '... which counts');
+$waiter->query('SELECT pglock.release_all()');
+$holder->query_safe("SELECT pglock.release_slot('k', 2)");
 
 # ... by the end of the session
 foreach my $how ('terminated', 'without a client')

@@ -69,6 +69,29 @@ is(sqlstate($session, "SET statement_timeout = 100\\; SELECT pglock.acquire('k')
 $session->query('RESET statement_timeout');
 is($other->query('SELECT pglock.release_all()'), '1', '... and all is given back');
 
+# slots
+my $pid = $session->query('SELECT pg_backend_pid()');
+
+is( $session->query("SELECT pglock.acquire_slot('k', 2) + pglock.try_slot('k', 2), pglock.try_slot('k', 2), pglock.acquire_slot('k', 3)"),
+	'3||3', 'a session takes slots');
+is($other->query("SELECT pglock.try_slot('k', 3), pglock.acquire_slot('k', 3, '1ms'), pglock.try_slot('k', 4)"), '||4', '... others are excluded');
+is($session->query("SELECT string_agg(key || slot || scope || depth, ' ' ORDER BY slot) FROM pglock.session_holds()"),
+	'k1session1 k2session1 k3session1', '... the books know');
+foreach my $call ("SELECT pglock.acquire_slot('k', 2)", "CALL pglock.slot('k', 2)")
+{
+	start_waiting($other, $call);
+	wait_for_waiter($node, 'k');
+	is(query("SELECT granted, blocked_by = ARRAY[$pid] FROM pglock.locks WHERE slot = 0"),
+		'f|t', "$call waits, and the view shows for whom");
+	is($session->query("SELECT pglock.release_slot('k', 1)"), 't', '... a slot is given back');
+	is(finish_waiting($other), '00000', '... to the one who waits');
+	is($other->query("SELECT pglock.release_slot('k', 1)"), 't', '... who has it');
+	is($session->query("SELECT pglock.acquire_slot('k', 2)"), '1', '... and gives it back');
+}
+is(sqlstate($other, "CALL pglock.slot('k', 2, '10ms')"), '55P03', 'another waits for a slot in vain');
+is(sqlstate($session, "SELECT pglock.acquire_slot('k', 3)"), '55000', '... nobody for himself');
+is($session->query('SELECT pglock.release_all()') . $other->query('SELECT pglock.release_all()'), '31', '... and all are given back');
+
 # many holds
 is($session->query("SELECT count(*) FILTER (WHERE pglock.acquire('many' || i)) FROM generate_series(1, 1000) i"),
 	'1000', 'a session holds many locks');
@@ -78,7 +101,6 @@ is( $session->query("SELECT count(*), count(DISTINCT key), bool_and(key = 'many'
 is($session->query('SELECT pglock.release_all(), (SELECT count(*) FROM pglock.locks)'), '1000|0', '... until they are given back');
 
 # The view: the own locks, and that others hold and wait
-my $pid = $session->query('SELECT pg_backend_pid()');
 my $rows = 'SELECT key, mode, scope, granted, depth, pid = ' . $pid . ', held_since IS NOT NULL, token IS NOT NULL,
 	blocked_by FROM pglock.locks ORDER BY mode, granted';
 
