@@ -107,6 +107,7 @@ foreach (1 .. MOST_BATCHES)
 cmp_ok($lost, '>', 0, 'control: without a lock additions are lost');
 is(additions_lost('transaction scope', "SELECT pglock.acquire('counter', scope => 'transaction');"),
 	0, 'transaction scope: none is lost');
+is(additions_lost('slots', "SELECT pglock.acquire_slot('counter', 1, scope => 'transaction');"), 0, '... nor with the only slot');
 cmp_ok($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'"),
 	'<=', 4, '... by more clients than there are sessions');
 nothing_is_held('transaction scope');
@@ -164,6 +165,9 @@ foreach my $call (
 	"SELECT pglock.try('refused')",
 	"CALL pglock.lock('refused')",
 	"SELECT pglock.acquire_all('{refused,too}', '1s')",
+	"SELECT pglock.acquire_slot('refused', 2)",
+	"SELECT pglock.try_slot('refused', 1)",
+	"CALL pglock.slot('refused', 2)",
 	'SELECT pglock.acquire_raw(42)')
 {
 	my ($stdout, $stderr) = visit('one', $call, 'careful');
@@ -214,6 +218,17 @@ start_waiting($waiter, "BEGIN; SELECT pglock.acquire('order', scope => 'transact
 wait_for_waiter($node, 'order');
 $dying->{run}->kill_kill;
 is(finish_waiting($waiter), '00000', 'the holder is killed: who waits gets the lock');
+$waiter->query_safe('COMMIT');
+
+# ... and of slots
+my $both = 'SELECT count(pglock.acquire_slot(\'order\', 2, scope => \'transaction\')) FROM generate_series(1, 2)';
+
+$dying = client('four');
+is($dying->query_safe("BEGIN; $both"), '2', 'a client holds both slots of a key');
+start_waiting($waiter, "BEGIN; SELECT pglock.acquire_slot('order', 2, scope => 'transaction')");
+wait_for_waiter($node, 'order');
+$dying->{run}->kill_kill;
+is(finish_waiting($waiter), '00000', '... and is killed: who waits gets one');
 $waiter->query_safe('COMMIT');
 
 # More clients than sessions: who waits for a session is turned away by PgBouncer, and holds nothing.

@@ -19,6 +19,7 @@ use constant {
 	CLIENTS => 50,
 	SESSIONS => 2,
 	KEYS => 5,
+	SLOTS => 3,
 	TRANSACTIONS => 20,    # of each client in one batch
 	MOST_BATCHES => 20,
 };
@@ -93,6 +94,49 @@ foreach my $pool (sort keys %ways)
 		SESSIONS . '|t', '... over whatever session there was');
 	is( $node->safe_psql('postgres', "SELECT (SELECT count(*) FROM pglock.leases), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"),
 		'0|0', '... and nothing is left behind');
+}
+
+#
+# Slots
+#
+
+$node->safe_psql('postgres', <<'END');
+CREATE TABLE inside (token bigint);
+CREATE TABLE counted (count int);
+GRANT ALL ON inside, counted TO app;
+END
+
+# How many were at most where those are whom `take` has given a token. Each comes, counts and goes over any session.
+sub most_inside
+{
+	my ($pool, $name, $take) = @_;
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/slots.sql';
+	my $all = CLIENTS * TRANSACTIONS;
+
+	append_to_file($file, <<"END");
+SELECT coalesce($take, 0) AS token \\gset
+\\if :token > 0
+INSERT INTO inside VALUES (:token);
+INSERT INTO counted SELECT count(*) FROM inside;
+DELETE FROM inside WHERE token = :token;
+INSERT INTO released SELECT pglock.release_lease('slots', :token);
+\\endif
+END
+	$node->safe_psql('postgres', 'TRUNCATE inside, counted, released');
+	command_like(
+		[ 'pgbench', '-n', '-c', CLIENTS, '-t', TRANSACTIONS, '-f', $file, $bouncer->connection($pool) ],
+		qr{transactions actually processed: $all/$all\b}, "$name: all clients end well");
+	return $node->safe_psql('postgres', 'SELECT max(count) FROM counted');
+}
+
+cmp_ok(most_inside('transaction', 'control', '(random() * 1e9)::bigint'), '>', SLOTS, 'control: without a lease more are inside');
+foreach my $pool (sort keys %ways)
+{
+	is(most_inside($pool, "$pool pooling", "pglock.acquire_lease('slots', '10min', '5ms', slots => @{[ SLOTS ]})"),
+		SLOTS, "$pool pooling: as many as there are slots are inside, and no more");
+	is( $node->safe_psql('postgres', "SELECT bool_and(released), (SELECT count(*) FROM pglock.leases),
+			(SELECT count(*) FROM pg_locks WHERE locktype = 'advisory') FROM released"),
+		't|0|0', '... each lease was released, and nothing is left behind');
 }
 
 # A psql that runs the statement in the background, with its output in a file.
