@@ -207,9 +207,25 @@ need_client() {
 	need libpq-dev has_package libpq
 	need libpqxx-dev has_package libpqxx
 	need libasio-dev test -f /usr/include/asio.hpp
+	has_boost || need "$(boost_package)" has_boost
 	need libgtest-dev has_package gtest
 	need pkg-config has pkg-config
 }
+
+# Boost's Asio, from 1.78 on
+has_boost() { (($(sed -nE 's/^#define BOOST_VERSION ([0-9]+)$/\1/p' /usr/include/boost/version.hpp 2>/dev/null || say 0) >= 107800)); }
+
+# The newest that apt has: Debian 12 calls an older one its default.
+boost_package() {
+	local name=
+	if has apt-cache >/dev/null; then
+		name=$(newest_boost)
+		[[ -n $name ]] || { update_lists >&2; name=$(newest_boost); }
+	fi
+	say "${name:-libboost-dev}"
+}
+
+newest_boost() { apt-cache search --names-only '^libboost1\.[0-9]+-dev$' | sed 's/ .*//' | sort -V | tail -n 1; }
 
 # Finds the PostgreSQL to use, and says which: that of PG_CONFIG, or else the newest that is installed, or else
 # the one that apt offers.
@@ -325,6 +341,7 @@ declare -A fedora=(
 	[g++]=gcc-c++ [pkg-config]=pkgconf-pkg-config [gpg]=gnupg2
 	[perl]=perl-Test-Harness [libipc-run-perl]=perl-IPC-Run [libdbd-pg-perl]=perl-DBD-Pg
 	[libpq-dev]=libpq-devel [libpqxx-dev]=libpqxx-devel [libasio-dev]=asio-devel [libgtest-dev]=gtest-devel
+	[libboost-dev]=boost-devel
 	[libssl-dev]=openssl-devel [libpostgresql-jdbc-java]=postgresql-jdbc [default-jdk-headless]=java-devel)
 
 # missing_without_apt NAMES: ends the command where we can't install, with what Fedora and PGDG call it.

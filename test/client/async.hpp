@@ -6,9 +6,16 @@
 #include <system_error>
 #include <thread>
 
-#include <asio.hpp>
 #include <gtest/gtest.h>
 #include <postgres_lock/asio.hpp>
+
+#if defined(POSTGRES_LOCK_BOOST_ASIO)
+#include <boost/asio/experimental/awaitable_operators.hpp>
+namespace asio = boost::asio;
+#define ASIO_CONCURRENCY_HINT_UNSAFE BOOST_ASIO_CONCURRENCY_HINT_UNSAFE
+#elif defined(POSTGRES_LOCK_HAS_CO_AWAIT)
+#include <asio/experimental/awaitable_operators.hpp>
+#endif
 
 #include "server.hpp"
 
@@ -46,9 +53,15 @@ outcome(const std::exception_ptr &failure, bool value = true)
 	{
 		return error.sqlstate().empty() ? error.what() : std::string(error.sqlstate());
 	}
+#if defined(POSTGRES_LOCK_BOOST_ASIO)
+	catch (const boost::system::system_error &error)
+	{
+		return error.code() == asio::error::operation_aborted ? "aborted" : error.what();
+	}
+#endif
 	catch (const std::system_error &error)
 	{
-		if (error.code() == asio::error::operation_aborted)
+		if (error.code() == std::errc::operation_canceled)
 			return "aborted";
 		return error.code() == std::errc::resource_deadlock_would_occur ? "deadlock" : error.what();
 	}

@@ -7,9 +7,7 @@
 #include "async.hpp"
 #include "handler.hpp"
 
-#if defined(ASIO_HAS_CO_AWAIT)
-
-#include <asio/experimental/awaitable_operators.hpp>
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
 
 using namespace std::chrono_literals;
 using asio::awaitable;

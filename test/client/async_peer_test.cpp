@@ -174,9 +174,7 @@ TEST_F(SilentPeer, DoesNotStopTheThread)
 	EXPECT_EQ(noted, "lost");
 }
 
-#if defined(ASIO_HAS_CO_AWAIT)
-
-#include <asio/experimental/awaitable_operators.hpp>
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
 
 using namespace asio::experimental::awaitable_operators;
 using asio::awaitable;

@@ -104,7 +104,7 @@ ok(compiles("pglock::guard guard($_);") && !compiles("pglock::guard($_);"),
 
 # its own tests
 make_tests('each header compiles alone', $build, 'headers');
-foreach my $program ('unit', 'server', 'async')
+foreach my $program ('unit', 'server', 'async', 'boost')
 {
 	make_tests("$program: builds", $build, $program);
 	run_tests("$build/$program");
@@ -242,7 +242,7 @@ foreach my $number (1 .. @examples)
 		  . "\$(pkg-config --cflags --libs $packages)");
 	succeeds('... and runs', "$build/example$number");
 }
-is(scalar @examples, 6, 'there are examples');
+is(scalar @examples, 8, 'there are examples');
 my @unnamed = grep { document($document) !~ m,\(\.\./test/client/examples/$_\), }
   map { s,.*/,,r } glob "$root/test/client/examples/*.cpp";
 is_deeply(\@unnamed, [], '... and leads to all programs');

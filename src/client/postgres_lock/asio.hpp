@@ -1,6 +1,7 @@
-// asio.hpp: locks for programs that must not wait in a thread: over a PGconn, with Asio (the
-// standalone one). Whatever waits is an operation with a completion token, so callbacks, futures
-// and co_await all work:
+// asio.hpp: locks for programs that must not wait in a thread: over a PGconn, with Asio. That is
+// the standalone one, or Boost's if the program defines POSTGRES_LOCK_BOOST_ASIO, the same in all
+// its files. Whatever waits is an operation with a completion token, so callbacks, futures and
+// co_await all work:
 //
 //     auto guard = co_await pglock::async_acquire(executor, connection, "key", {.timeout = 5s},
 //                                                 asio::use_awaitable);
@@ -15,7 +16,7 @@
 //
 // Cancellation: an operation that takes a lock can be cancelled at any time, with cancellation of
 // any type. It then interrupts the server, and completes with `asio::error::operation_aborted` (as
-// a `std::system_error`) when the server has stopped: nothing is held by it, the connection can be
+// an `asio::system_error`) when the server has stopped: nothing is held by it, the connection can be
 // used, and a transaction that was open still is. Only a lock at transaction scope that was free is
 // taken all the same, when the cancellation comes too late. Other operations take one round trip,
 // and go on. But a server or pooler that has stopped answering keeps nobody waiting: an operation
@@ -47,8 +48,7 @@
 #include <stop_token>
 #endif
 
-#include <asio.hpp>
-
+#include "detail/asio_library.hpp"
 #include "detail/async_hold.hpp"
 #include "detail/guarded.hpp"
 #include "detail/operation.hpp"
@@ -371,7 +371,7 @@ async_acquire_slot(const detail::executor_argument &executor, PGconn *connection
 												 std::forward<Token>(token));
 }
 
-#if defined(ASIO_HAS_CO_AWAIT)
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
 namespace detail
 {
 /// The coroutine that a body makes, which may want to have the guard.

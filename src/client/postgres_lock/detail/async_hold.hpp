@@ -7,11 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include <asio.hpp>
-
 #include "../key.hpp"
 #include "../options.hpp"
 #include "answer.hpp"
+#include "asio_library.hpp"
 #include "blocking_hold.hpp"
 #include "channel.hpp"
 #include "interruption.hpp"

@@ -11,9 +11,8 @@
 #include <unistd.h>
 #include <utility>
 
-#include <asio.hpp>
-
 #include "../libpq.hpp"
+#include "asio_library.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
@@ -65,13 +64,13 @@ class channel
 	open()
 	{
 		int socket = duplicate();
-		std::error_code failure;
+		error_code failure;
 
 		socket_.assign(socket, failure);
 		if (failure)
 		{
 			::close(socket);
-			throw std::system_error(failure, "postgres_lock");
+			throw system_error(failure, "postgres_lock");
 		}
 		PQregisterEventProc(&connection_, result_event, "postgres_lock channel", nullptr);
 		if (PQsetInstanceData(&connection_, result_event, this) == 0)
@@ -97,7 +96,7 @@ class channel
 	void
 	close_socket() noexcept
 	{
-		std::error_code ignored;
+		error_code ignored;
 
 		socket_.close(ignored);
 		timer_.cancel();
@@ -190,7 +189,7 @@ class channel
 	void
 	wake() noexcept
 	{
-		std::error_code ignored;
+		error_code ignored;
 
 		socket_.cancel(ignored);
 	}

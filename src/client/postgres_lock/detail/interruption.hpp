@@ -6,8 +6,7 @@
 #include <system_error>
 #include <utility>
 
-#include <asio.hpp>
-
+#include "asio_library.hpp"
 #include "cancel_request.hpp"
 
 namespace pglock::detail
@@ -77,7 +76,7 @@ class interruption
 	void
 	wake() noexcept
 	{
-		std::error_code ignored;
+		error_code ignored;
 
 		socket_.cancel(ignored);
 	}

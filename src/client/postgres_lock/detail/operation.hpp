@@ -12,11 +12,10 @@
 #include <utility>
 #include <version>
 
-#include <asio.hpp>
-
 #include "../error.hpp"
 #include "../key.hpp"
 #include "answer.hpp"
+#include "asio_library.hpp"
 #include "async_hold.hpp"
 #include "protocol.hpp"
 #include "watch.hpp"
@@ -42,7 +41,7 @@ template <typename Machine, typename Finish> class operation
 
 	/// Called to begin, and whenever what was waited for has come. The error only says that the
 	/// wait was interrupted: why, the cancellation state and the clock say.
-	template <typename Self> void operator()(Self &self, std::error_code = {})
+	template <typename Self> void operator()(Self &self, error_code = {})
 	{
 		bool begins = !std::exchange(has_begun_, true);
 		auto next = event::none;
@@ -209,7 +208,7 @@ template <typename Machine, typename Finish> class operation
 	{
 		if (is_given_up_)
 			failure = std::make_exception_ptr(
-				std::system_error(make_error_code(asio::error::operation_aborted)));
+				system_error(make_error_code(asio::error::operation_aborted)));
 		else if (is_sent_)
 			shut_down(of_->channel.connection());
 		failure_ = std::move(failure);
@@ -228,11 +227,10 @@ template <typename Machine, typename Finish> class operation
 			until = std::min(until, *give_up_at_);
 		of.channel.timer().expires_at(until);
 		of.channel.timer().async_wait(
-			asio::bind_executor(self.get_executor(),
-								[weak = std::weak_ptr(of_)](std::error_code error) {
-									if (auto alive = weak.lock(); alive && !error)
-										alive->wake();
-								}));
+			asio::bind_executor(self.get_executor(), [weak = std::weak_ptr(of_)](error_code error) {
+				if (auto alive = weak.lock(); alive && !error)
+					alive->wake();
+			}));
 		if (next == event::interruption)
 			of.interruption.async_wait(std::move(self));
 		else
@@ -308,7 +306,7 @@ start(const std::shared_ptr<async_hold> &of, Token &&token, Finish finish, Argum
 is_taken(const acquisition &ended)
 {
 	if (ended.result() == acquisition::outcome::cancelled)
-		throw std::system_error(make_error_code(asio::error::operation_aborted));
+		throw system_error(make_error_code(asio::error::operation_aborted));
 	if (ended.result() == acquisition::outcome::disturbed)
 		throw error("another command was run on the connection while it waited for a lock");
 	return ended.result() == acquisition::outcome::taken;

@@ -12,9 +12,8 @@
 #include <system_error>
 #include <utility>
 
-#include <asio.hpp>
-
 #include "../connection.hpp"
+#include "asio_library.hpp"
 #include "session.hpp"
 
 namespace pglock::detail
@@ -31,7 +30,7 @@ class watch
 	{
 	}
 
-	template <typename Self> void operator()(Self &self, std::error_code = {})
+	template <typename Self> void operator()(Self &self, error_code = {})
 	{
 		bool begins = !std::exchange(has_begun_, true);
 
@@ -41,7 +40,7 @@ class watch
 		// called
 		else if (self.get_cancellation_state().cancelled() != asio::cancellation_type::none)
 			return self.complete(std::make_exception_ptr(
-				std::system_error(make_error_code(asio::error::operation_aborted))));
+				system_error(make_error_code(asio::error::operation_aborted))));
 		else if (is_over())
 		{
 			stop_.request_stop();
