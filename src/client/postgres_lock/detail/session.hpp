@@ -39,7 +39,7 @@ struct owed_release
 	std::string key;
 	bool shared;
 	/// The number of a slot; empty for a lock.
-	std::string slot;
+	std::string slot = {};
 };
 
 /// Belongs to the thread that its connection belongs to.
