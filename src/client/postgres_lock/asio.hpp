@@ -16,13 +16,13 @@
 //
 // Cancellation: an operation that takes a lock can be cancelled at any time, with cancellation of
 // any type. It then interrupts the server, and completes with `asio::error::operation_aborted` (as
-// an `asio::system_error`) when the server has stopped: nothing is held by it, the connection can be
-// used, and a transaction that was open still is. Only a lock at transaction scope that was free is
-// taken all the same, when the cancellation comes too late. Other operations take one round trip,
-// and go on. But a server or pooler that has stopped answering keeps nobody waiting: an operation
-// of any kind that has been cancelled ends after a second, and has shut the connection down. So
-// does one whose object has ended. Cancellation that has neither of the types `terminal` and `all`
-// leaves the connection open, and waits for the server.
+// an `asio::system_error`) when the server has stopped: nothing is held by it, the connection can
+// be used, and a transaction that was open still is. Only a lock at transaction scope that was free
+// is taken all the same, when the cancellation comes too late. Other operations take one round
+// trip, and go on. But a server or pooler that has stopped answering keeps nobody waiting: an
+// operation of any kind that has been cancelled ends after a second, and has shut the connection
+// down. So does one whose object has ended. Cancellation that has neither of the types `terminal`
+// and `all` leaves the connection open, and waits for the server.
 //
 // From version 17 on libpq interrupts the server without waiting. Earlier ones wait until it has
 // heard of that, which a thread of the library's does. On a network that has failed the thread

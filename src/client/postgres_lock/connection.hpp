@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <concepts>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -33,6 +34,15 @@ using parameters = std::span<const char *const>;
 /// What a command answered: the first value of its first row. Nothing if there is no row, or NULL.
 using reply = std::optional<std::string>;
 
+/// What another thread may do while a command is under way on a connection.
+struct command_control
+{
+	/// Asks the server to cancel the command.
+	std::function<void()> cancel;
+	/// Closes the connection under its owner, who hears of that as if the network had failed.
+	std::function<void()> hang_up;
+};
+
 /// By when a command has to be answered. Nothing: whenever.
 using deadline = std::optional<std::chrono::steady_clock::time_point>;
 
@@ -57,6 +67,9 @@ using deadline = std::optional<std::chrono::steady_clock::time_point>;
 /// `void close(T &) noexcept`: closes the connection, so that the server ends the session. The
 /// object stays, and says that it is lost. Asked for when the server has refused to release a lock
 /// whose object has ended. Otherwise the session keeps that until the library can release it.
+///
+/// `command_control control(T &)`: for another thread, which ends a wait when stop is requested,
+/// see `options::stop`. Otherwise locks on the connection refuse that option.
 ///
 /// `scope default_scope(T &) noexcept`: otherwise `scope::session`.
 ///
@@ -116,6 +129,14 @@ concept can_close = requires(T &connection)
 };
 
 template <typename Traits, typename T>
+concept has_control = requires(T &connection)
+{
+	{
+		Traits::control(connection)
+		} -> std::same_as<command_control>;
+};
+
+template <typename Traits, typename T>
 concept has_default_scope = requires(T &connection)
 {
 	{
@@ -168,6 +189,8 @@ struct operations
 	bool (*lost)(void *) noexcept;
 	/// null if the library can't
 	void (*close)(void *) noexcept;
+	/// null if the library can't
+	command_control (*control)(void *);
 	scope (*default_scope)(void *) noexcept;
 	std::shared_ptr<session> (*session_of)(void *);
 	/// null if nothing can be prepared
@@ -206,6 +229,10 @@ make_operations() noexcept
 	if constexpr (can_close<Traits, T>)
 		made.close = [](void *connection) noexcept {
 			Traits::close(*static_cast<T *>(connection));
+		};
+	if constexpr (has_control<Traits, T>)
+		made.control = [](void *connection) {
+			return Traits::control(*static_cast<T *>(connection));
 		};
 	made.default_scope = []([[maybe_unused]] void *connection) noexcept {
 		if constexpr (has_default_scope<Traits, T>)
@@ -331,6 +358,18 @@ class connection_ref
 			return false;
 		operations_->close(connection_);
 		return true;
+	}
+
+	[[nodiscard]] bool
+	has_control() const noexcept
+	{
+		return operations_->control != nullptr;
+	}
+
+	[[nodiscard]] command_control
+	control() const
+	{
+		return operations_->control(connection_);
 	}
 
 	[[nodiscard]] scope

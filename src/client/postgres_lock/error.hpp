@@ -49,6 +49,13 @@ class timeout_error : public error
 	using error::error;
 };
 
+/// Stop was requested while a lock was waited for, see `options::stop`. Nothing was taken.
+class stopped_error : public error
+{
+  public:
+	using error::error;
+};
+
 /// The server found that sessions wait for each other in a circle, and chose this one (40P01).
 class deadlock_error : public error
 {

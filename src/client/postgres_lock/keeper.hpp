@@ -7,20 +7,19 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
-#include <csignal>
 #include <exception>
 #include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
-#include <pthread.h>
 #include <stop_token>
 #include <thread>
 #include <utility>
 
 #include "boot_clock.hpp"
 #include "connection.hpp"
+#include "detail/thread.hpp"
 #include "error.hpp"
 #include "lease.hpp"
 
@@ -162,30 +161,6 @@ class keeping
 	std::condition_variable_any changed_;
 	std::list<std::shared_ptr<kept_lease>> leases_;
 };
-
-/// A thread that takes no signals.
-template <typename Work>
-[[nodiscard]] std::jthread
-start_thread(Work work)
-{
-	sigset_t all;
-	sigset_t before;
-	std::jthread started;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	try
-	{
-		started = std::jthread(std::move(work));
-	}
-	catch (...)
-	{
-		pthread_sigmask(SIG_SETMASK, &before, nullptr);
-		throw;
-	}
-	pthread_sigmask(SIG_SETMASK, &before, nullptr);
-	return started;
-}
 } // namespace detail
 
 /// That a `keeper` renews a lease, as long as this lives. It moves, and does not copy.

@@ -2,11 +2,13 @@
 // *connection`.
 #pragma once
 
+#include <array>
 #include <libpq-events.h>
 #include <libpq-fe.h>
 #include <memory>
 #include <new>
 #include <string>
+#include <sys/socket.h>
 
 #include "connection.hpp"
 #include "detail/answer.hpp"
@@ -203,6 +205,21 @@ template <> struct connection_traits<PGconn>
 	close(PGconn &connection) noexcept
 	{
 		detail::shut_down(connection);
+	}
+
+	static command_control
+	control(PGconn &connection)
+	{
+		std::shared_ptr<PGcancel> request(PQgetCancel(&connection), PQfreeCancel);
+
+		if (!request)
+			throw std::bad_alloc();
+		return {[request] {
+					std::array<char, 256> message;
+
+					PQcancel(request.get(), message.data(), static_cast<int>(message.size()));
+				},
+				[socket = PQsocket(&connection)] { ::shutdown(socket, SHUT_RDWR); }};
 	}
 
 	static session_memory &

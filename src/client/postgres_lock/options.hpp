@@ -4,6 +4,11 @@
 #include <chrono>
 #include <optional>
 #include <ratio>
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <stop_token>
+#endif
 
 namespace pglock
 {
@@ -86,5 +91,14 @@ struct options
 	/// `connection_lost` is thrown. Other calls for a lock that was taken with a timeout, such as
 	/// its release, wait that long. Without a timeout all wait for ever.
 	time_limit grace = std::chrono::seconds(5);
+
+#if defined(__cpp_lib_jthread)
+	/// A request to stop ends a wait, which throws `stopped_error`: nothing is held, the connection
+	/// can be used, and a transaction that is open still is. (A lock at transaction scope that was
+	/// free is taken all the same if the request comes too late.) If the server does not react
+	/// within `grace`, the connection is shut down. Each wait starts a thread. Not for asynchronous
+	/// operations, which are cancelled by Asio's own means.
+	std::stop_token stop = {};
+#endif
 };
 } // namespace pglock

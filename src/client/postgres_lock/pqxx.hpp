@@ -178,6 +178,22 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 		detail::close_socket(connection);
 	}
 
+	static command_control
+	control(T &connection)
+	{
+		return {[&connection] {
+					try
+					{
+						connection.cancel_query();
+					}
+					catch (const std::exception &)
+					{
+						// it is tried again
+					}
+				},
+				[&connection] { detail::close_socket(connection); }};
+	}
+
 	static const void *
 	session(T &connection) noexcept
 	{
@@ -187,7 +203,8 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 
 /// Locks over a transaction object of libpqxx, which has to outlive them. Their scope is that of
 /// the transaction if not told otherwise; for a `pqxx::nontransaction` it is the session. A
-/// rollback is the object's own `abort()`. A lock at session scope may be released after `commit()`
+/// rollback is the object's own `abort()`. They do not survive an error, so a wait can't be stopped
+/// (see `options::stop`). A lock at session scope may be released after `commit()`
 /// and `abort()`, as it should be, while the object is still there and no other is.
 template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<T>
 {

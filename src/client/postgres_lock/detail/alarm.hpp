@@ -2,13 +2,12 @@
 #pragma once
 
 #include <condition_variable>
-#include <csignal>
 #include <mutex>
-#include <pthread.h>
 #include <sys/socket.h>
 #include <thread>
 
 #include "../connection.hpp"
+#include "thread.hpp"
 
 namespace pglock::detail
 {
@@ -23,21 +22,9 @@ class alarm
 		if (!until)
 			return;
 
-		sigset_t all;
-		sigset_t before;
+		signals_blocked blocked;
 
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		try
-		{
-			thread_ = std::thread([this, time = *until] { wait(time); });
-		}
-		catch (...)
-		{
-			pthread_sigmask(SIG_SETMASK, &before, nullptr);
-			throw;
-		}
-		pthread_sigmask(SIG_SETMASK, &before, nullptr);
+		thread_ = std::thread([this, time = *until] { wait(time); });
 	}
 
 	alarm(const alarm &) = delete;

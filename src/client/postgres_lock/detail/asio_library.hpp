@@ -17,7 +17,7 @@ namespace detail
 {
 using boost::system::error_code;
 using boost::system::system_error;
-}
+} // namespace detail
 } // namespace pglock
 
 #else
@@ -33,6 +33,6 @@ namespace pglock::detail
 {
 using std::error_code;
 using std::system_error;
-}
+} // namespace pglock::detail
 
 #endif

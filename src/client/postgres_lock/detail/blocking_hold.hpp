@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <exception>
 #include <new>
+#include <optional>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,8 @@
 #include "../key.hpp"
 #include "../options.hpp"
 #include "hold.hpp"
+#include "interrupter.hpp"
+#include "protocol.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
 #include "session.hpp"
@@ -53,6 +57,11 @@ class blocking_hold : public hold
 		: hold(connection, std::move(keys), options, slots), grace_(options.grace),
 		  is_in_time_(options.timeout.has_value())
 	{
+#if defined(__cpp_lib_jthread)
+		stop_ = options.stop;
+		if (stop_.stop_possible() && !connection.has_control())
+			throw std::invalid_argument("a wait on this connection can't be stopped");
+#endif
 	}
 
 	~blocking_hold()
@@ -71,6 +80,11 @@ class blocking_hold : public hold
 	[[nodiscard]] bool
 	take(const wait_time &time)
 	{
+#if defined(__cpp_lib_jthread)
+		if (stop_.stop_possible() && !is_no_wait(time))
+			return take_unless_stopped(time);
+#endif
+
 		transaction_status status = ready_to_take();
 
 		expect(time);
@@ -174,6 +188,52 @@ class blocking_hold : public hold
 	}
 
   private:
+#if defined(__cpp_lib_jthread)
+	/// The same, but a request to stop ends it.
+	[[nodiscard]] bool
+	take_unless_stopped(const wait_time &time)
+	{
+		acquisition wanted(*this, time);
+
+		expect(time);
+		note_stop(wanted);
+		while (std::optional<request> asked = wanted.next())
+			try
+			{
+				reply answer = run_unless_stopped(*asked, wanted.is_waiting(), answer_limit(time));
+
+				note_stop(wanted);
+				wanted.succeeded(answer);
+			}
+			catch (const error &failure)
+			{
+				note_stop(wanted);
+				if (!wanted.recovers(failure))
+					throw;
+			}
+		if (wanted.result() == acquisition::outcome::cancelled)
+			throw stopped_error(description() + " is not waited for any more: stop was requested");
+		return wanted.result() == acquisition::outcome::taken;
+	}
+
+	[[nodiscard]] reply
+	run_unless_stopped(const request &asked, bool waits, const deadline &until)
+	{
+		std::optional<interrupter> by;
+
+		if (waits)
+			by.emplace(stop_, connection().control(), grace_);
+		return run(asked, until);
+	}
+
+	void
+	note_stop(acquisition &wanted) const noexcept
+	{
+		if (stop_.stop_requested())
+			wanted.cancel();
+	}
+#endif
+
 	void
 	end_above(unsigned kept, bool by_error) noexcept
 	{
@@ -273,5 +333,8 @@ class blocking_hold : public hold
 	time_limit grace_;
 	/// Was a time given to the last wait?
 	bool is_in_time_;
+#if defined(__cpp_lib_jthread)
+	std::stop_token stop_;
+#endif
 };
 } // namespace pglock::detail

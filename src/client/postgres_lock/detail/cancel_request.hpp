@@ -5,11 +5,11 @@
 #include <memory>
 
 #include "socket.hpp"
+#include "thread.hpp"
 
 #if !defined(LIBPQ_HAS_ASYNC_CANCEL)
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <fcntl.h>
 #include <new>
 #include <system_error>
@@ -90,13 +90,16 @@ class cancel_request
 		auto [over, ending] = make_pipe();
 
 		over_ = std::move(over);
-		start([request = std::move(request), ending = std::move(ending)] {
+		signals_blocked blocked;
+		std::thread sender([request = std::move(request), ending = std::move(ending)] {
 			std::array<char, 256> message;
 
 			PQcancel(request.get(), message.data(), static_cast<int>(message.size()));
 			// that it is closed is not enough: a child process may have it, too
 			(void)!::write(ending.get(), "", 1);
 		});
+
+		sender.detach();
 	}
 
 	/// True: it has arrived, or has failed.
@@ -177,28 +180,6 @@ class cancel_request
 		for (int end : ends)
 			fcntl(end, F_SETFD, FD_CLOEXEC);
 		return {file(ends[0]), file(ends[1])};
-	}
-
-	/// Runs it in a thread that gets no signals: those are for the program's own.
-	template <typename Work>
-	static void
-	start(Work work)
-	{
-		sigset_t all;
-		sigset_t before;
-
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		try
-		{
-			std::thread(std::move(work)).detach();
-		}
-		catch (...)
-		{
-			pthread_sigmask(SIG_SETMASK, &before, nullptr);
-			throw;
-		}
-		pthread_sigmask(SIG_SETMASK, &before, nullptr);
 	}
 
 	file over_;

@@ -287,6 +287,16 @@ class hold
 		return answer.has_value();
 	}
 
+	/// For messages.
+	[[nodiscard]] std::string
+	description() const
+	{
+		return (!is_slot()		? "lock \""
+				: slot_.empty() ? "a slot of \""
+								: "slot " + slot_ + " of \"") +
+			   name() + '"';
+	}
+
 	/// Throws that the time has passed.
 	[[noreturn]] void
 	throw_timeout() const
@@ -400,16 +410,6 @@ class hold
 	name() const noexcept
 	{
 		return keys_.front().text();
-	}
-
-	/// For messages.
-	[[nodiscard]] std::string
-	description() const
-	{
-		return (!is_slot()		? "lock \""
-				: slot_.empty() ? "a slot of \""
-								: "slot " + slot_ + " of \"") +
-			   name() + '"';
 	}
 
 	/// What takes a slot, as take_request().

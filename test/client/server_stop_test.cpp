@@ -1,0 +1,154 @@
+// Waits that end because stop was requested.
+#include <atomic>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include "relay.hpp"
+#include "server.hpp"
+
+using namespace std::chrono_literals;
+
+namespace
+{
+template <typename Way> class Stop : public server::Behaviour<Way>
+{
+};
+
+// transaction objects of libpqxx do not survive an error
+using ways = testing::Types<server::way<server::libpq_session, pglock::scope::session>,
+							server::way<server::libpq_session, pglock::scope::transaction>,
+							server::way<server::pqxx_session, pglock::scope::session>>;
+TYPED_TEST_SUITE(Stop, ways, server::way_names);
+
+/// Requests stop once somebody waits.
+std::thread
+stop_waiter(std::stop_source &stop)
+{
+	return std::thread([&stop] {
+		server::wait_for_waiters();
+		stop.request_stop();
+	});
+}
+} // namespace
+
+TYPED_TEST(Stop, EndsAWaitAndLeavesTheConnectionUsable)
+{
+	typename TestFixture::place holding;
+	typename TestFixture::place waiting;
+	pglock::guard holder(holding.ref(), "busy", this->with());
+	std::stop_source stop;
+	pglock::lock lock(waiting.ref(), "busy", this->with({.stop = stop.get_token()}));
+	std::thread stopping = stop_waiter(stop);
+
+	waiting.query("CREATE TEMP TABLE kept ()");
+	EXPECT_THROW((void)lock.acquire(), pglock::stopped_error);
+	stopping.join();
+	EXPECT_FALSE(lock.locked());
+	EXPECT_EQ(waiting.query("SELECT count(*) FROM kept"), "0") << "the transaction goes on";
+	EXPECT_EQ(waiting.query("SELECT pglock.held('busy')"), "f");
+}
+
+TYPED_TEST(Stop, RequestedBeforeTheWaitEndsItAtOnce)
+{
+	typename TestFixture::place holding;
+	typename TestFixture::place waiting;
+	pglock::guard holder(holding.ref(), "busy", this->with());
+	std::stop_source stop;
+
+	stop.request_stop();
+
+	pglock::options stopped = this->with({.stop = stop.get_token()});
+
+	EXPECT_THROW(pglock::guard guard(waiting.ref(), "busy", stopped), pglock::stopped_error);
+	EXPECT_THROW(pglock::slot_guard guard(waiting.ref(), "slots", 1, stopped),
+				 pglock::stopped_error);
+	EXPECT_EQ(waiting.query("SELECT count(*) FROM pglock.locks WHERE pid = pg_backend_pid()"), "0");
+}
+
+TYPED_TEST(Stop, IsOfNoConsequenceIfItIsNotRequested)
+{
+	typename TestFixture::place holding;
+	typename TestFixture::place waiting;
+	pglock::guard holder(holding.ref(), "busy", this->with());
+	std::stop_source stop;
+	pglock::guard free(waiting.ref(), "free", this->with({.stop = stop.get_token()}));
+
+	pglock::options hurried = this->with({.timeout = 50ms, .stop = stop.get_token()});
+
+	EXPECT_TRUE(free.locked());
+	EXPECT_THROW(pglock::guard guard(waiting.ref(), "busy", hurried), pglock::timeout_error);
+}
+
+// the grant and the request race; who was stopped holds nothing, and a late request to cancel does
+// not meet the next command
+TYPED_TEST(Stop, RacesWithTheGrant)
+{
+	typename TestFixture::place holding;
+	typename TestFixture::place waiting;
+	int stopped = 0;
+
+	for (int round = 0; round < 50; round++)
+	{
+		std::stop_source stop;
+		pglock::lock lock(waiting.ref(), "raced", this->with({.stop = stop.get_token()}));
+		pglock::lock holder(holding.ref(), "raced", this->with());
+
+		ASSERT_TRUE(holder.acquire());
+
+		std::thread other([&] {
+			server::wait_for_waiters();
+			std::thread requesting([&] { stop.request_stop(); });
+
+			holder.release();
+			holding.finish();
+			requesting.join();
+		});
+
+		try
+		{
+			EXPECT_TRUE(lock.acquire());
+			lock.release();
+			waiting.finish();
+		}
+		catch (const pglock::stopped_error &)
+		{
+			stopped++;
+			EXPECT_EQ(waiting.query("SELECT pglock.held('raced')"), "f");
+		}
+		other.join();
+		waiting.finish();
+	}
+	this->RecordProperty("stopped", stopped);
+	EXPECT_EQ(server::is_free("raced"), true);
+}
+
+TEST(StopLibpq, GivesUpAServerThatDoesNotAnswer)
+{
+	relay proxy{0us};
+	server::libpq_session holding;
+	server::libpq_session waiting(("host=" + proxy.folder()).c_str());
+	pglock::guard holder(holding.get(), "busy");
+	std::stop_source stop;
+	pglock::lock lock(waiting.get(), "busy", {.grace = 300ms, .stop = stop.get_token()});
+	std::thread stopping([&] {
+		server::wait_for_waiters();
+		proxy.freeze();
+		stop.request_stop();
+	});
+
+	EXPECT_THROW((void)lock.acquire(), pglock::connection_lost);
+	stopping.join();
+	EXPECT_TRUE(lock.lost());
+	waiting.close();
+}
+
+TEST(StopLibpqxx, IsRefusedForATransactionObject)
+{
+	pqxx::connection connection;
+	pqxx::work work(connection);
+	std::stop_source stop;
+
+	EXPECT_THROW(pglock::lock(work, "a", {.stop = stop.get_token()}), std::invalid_argument);
+}
