@@ -61,7 +61,7 @@ outcome(const std::exception_ptr &failure, bool value = true)
 #endif
 	catch (const std::system_error &error)
 	{
-		if (error.code() == std::errc::operation_canceled)
+		if (error.code() == make_error_code(asio::error::operation_aborted))
 			return "aborted";
 		return error.code() == std::errc::resource_deadlock_would_occur ? "deadlock" : error.what();
 	}
