@@ -19,10 +19,14 @@ class JdbcLock {
             take.setBoolean(3, shared); take.setString(4, scope);
             take.execute();
         }
-        return !scope.equals("session") ? () -> { } : () -> {
-            try (var release = c.prepareStatement("SELECT pglock.release(?, ?)")) {
+        return scope.equals("session") ? giveBack(c, "SELECT pglock.release(?, ?)", key, shared) : () -> { };
+    }
+
+    static AutoCloseable giveBack(Connection c, String call, Object key, Object value) {
+        return () -> {
+            try (var release = c.prepareStatement(call)) {
                 if (!c.getAutoCommit()) { c.rollback(); c.setAutoCommit(true); }
-                release.setObject(1, key); release.setBoolean(2, shared); release.execute();
+                release.setObject(1, key); release.setObject(2, value); release.execute();
             } catch (SQLException error) {
                 c.close();
                 throw error;
@@ -35,6 +39,32 @@ class JdbcLock {
         // [example]
         try (var held = lock(connection, "order:42", Duration.ofSeconds(5), false, "session");
                 var update = connection.prepareStatement("UPDATE orders SET state = 'paid' WHERE id = 42")) {
+            update.executeUpdate();
+        }
+        // [end]
+    }
+
+    // [slot recipe]
+    record Slot(int number, AutoCloseable held) implements AutoCloseable {
+        @Override public void close() throws Exception { held.close(); }
+    }
+
+    static Slot slot(Connection c, Object key, int slots, Duration timeout) throws SQLException {
+        try (var take = c.prepareStatement("CALL pglock.slot(?, ?, ?::interval)")) {
+            take.setObject(1, key); take.setInt(2, slots); take.setString(3, Objects.toString(timeout, null));
+            var answer = take.executeQuery();
+            answer.next();
+            int number = answer.getInt(1);
+            return new Slot(number, giveBack(c, "SELECT pglock.release_slot(?, ?)", key, number));
+        }
+    }
+    // [end]
+
+    static void sessionSlotExample(Connection connection) throws Exception {
+        // [slot example]
+        try (var slot = slot(connection, "workers", 5, Duration.ofSeconds(5));
+                var update = connection.prepareStatement("UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = ?")) {
+            update.setInt(1, slot.number());
             update.executeUpdate();
         }
         // [end]
@@ -64,16 +94,26 @@ class JdbcLock {
     static void command(String[] words) throws Exception {
         switch (words[0]) {
             case "lock" -> {
-                var timeout = words[3].isEmpty() ? null : Duration.ofMillis(Long.parseLong(words[3]));
                 boolean shared = words[4].equals("shared");
-                try (var held = lock(connection, key(words[1], words[2]), timeout, shared, words[5])) {
+                try (var held = lock(connection, key(words[1], words[2]), milliseconds(words[3]), shared, words[5])) {
                     say("held");
+                    block();
+                }
+                say("released");
+            }
+            case "slot" -> {
+                try (var slot = slot(connection, words[1], Integer.parseInt(words[2]), milliseconds(words[3]))) {
+                    say("held", "" + slot.number());
                     block();
                 }
                 say("released");
             }
             case "example" -> {
                 example(connection);
+                say("done");
+            }
+            case "slot_example" -> {
+                sessionSlotExample(connection);
                 say("done");
             }
             case "transaction" -> {
@@ -89,7 +129,7 @@ class JdbcLock {
             }
             case "begin" -> begin();
             case "interrupt" ->
-                interrupt(Integer.parseInt(words[2]), Integer.parseInt(words[3]), words[4].equals("bare"));
+                interrupt(Integer.parseInt(words[2]), Integer.parseInt(words[3]), words[4]);
             case "run" -> say("row", value(words[1]));
             case "fail" -> throw new Failure();
             default -> throw new IllegalArgumentException(words[0]);
@@ -97,12 +137,12 @@ class JdbcLock {
     }
 
     // Has the socket time out while a lock is taken, and counts what comes of it.
-    static void interrupt(int rounds, int microseconds, boolean bare) throws Exception {
+    static void interrupt(int rounds, int microseconds, String manner) throws Exception {
         int interrupted = 0, left = 0, closed = 0;
-        for (; rounds > 0 && !(bare && left > 0); rounds--) {
+        for (; rounds > 0 && !(manner.equals("bare") && left > 0); rounds--) {
             connection.setNetworkTimeout(Runnable::run, 1 + (int) (Math.random() * microseconds / 1000));
             try {
-                takeOnce(bare);
+                takeOnce(manner);
             } catch (SQLException error) {
                 interrupted++;
                 if (connection.isClosed()) {
@@ -117,16 +157,24 @@ class JdbcLock {
         say("interrupted", "" + interrupted, "" + left, "" + closed);
     }
 
-    static void takeOnce(boolean bare) throws Exception {
-        if (bare) {
+    static void takeOnce(String manner) throws Exception {
+        var timeout = Duration.ofSeconds(60);
+        if (manner.equals("bare")) {
             value("SELECT pglock.acquire('raced', '60s')");
             connection.setNetworkTimeout(Runnable::run, 0);
             value("SELECT pglock.release_all()");
         } else {
-            try (var held = lock(connection, "raced", Duration.ofSeconds(60), false, "session")) {
+            try (var held = manner.equals("slot")
+                    ? slot(connection, "raced", 1, timeout)
+                    : lock(connection, "raced", timeout, false, "session")) {
                 connection.setNetworkTimeout(Runnable::run, 0);
             }
         }
+    }
+
+    // nothing waits for ever
+    static Duration milliseconds(String text) {
+        return text.isEmpty() ? null : Duration.ofMillis(Long.parseLong(text));
     }
 
     static Object key(String key, String type) {

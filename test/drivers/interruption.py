@@ -32,6 +32,7 @@ class Race:
         self.driver = worker.driver
         self.how = how
         self.bare = manner == "bare"
+        self.slot = manner == "slot"
         self.stopped = manner == "stopped"
         self.interrupted = self.left = self.closed = 0
         # what runs in the background of a shell ignores it
@@ -79,10 +80,15 @@ class Race:
             if self.bare:
                 self.driver.run(self.worker.conn, BARE)
             else:
-                with self.driver.lock(self.worker.conn, "raced", timeout=TIMEOUT):
+                with self.recipe():
                     signal.setitimer(signal.ITIMER_REAL, 0)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def recipe(self):
+        if self.slot:
+            return self.driver.slot(self.worker.conn, "raced", 1, TIMEOUT)
+        return self.driver.lock(self.worker.conn, "raced", timeout=TIMEOUT)
 
     async def take_async(self, delay):
         driver = self.driver.driver

@@ -9,27 +9,32 @@ const { serve } = require("./worker.js");
 
 // [recipe]
 async function withLock(client, key, { timeout = null, shared = false, scope = "session", signal }, work) {
-  await take(client, [key, timeout, shared, scope], signal);
+  await take(client, "CALL pglock.lock($1, $2, $3, $4)", [key, timeout, shared, scope], signal);
+  return holding(client, scope === "session" && ["SELECT pglock.release($1, $2)", [key, shared]], work);
+}
+
+// `release` is a statement and its values, or false.
+async function holding(client, release, work) {
   try {
     return await work();
   } catch (error) {
     await client.query("ROLLBACK").catch(() => client.end());
     throw error;
   } finally {
-    if (scope === "session")
-      await client.query("SELECT pglock.release($1, $2)", [key, shared]).catch(() => client.end());
+    if (release) await client.query(...release).catch(() => client.end());
   }
 }
 
 // If the program gives up before the server has answered, by `signal` or the driver's query_timeout, the server may
 // still grant the lock. Closing the connection is the only safe way.
-async function take(client, values, signal) {
+async function take(client, call, values, signal) {
   const close = () => client.end();
   signal?.throwIfAborted();
   signal?.addEventListener("abort", close);
   try {
-    await client.query("CALL pglock.lock($1, $2, $3, $4)", values);
+    const { rows } = await client.query(call, values);
     signal?.throwIfAborted();
+    return rows[0];
   } catch (error) {
     const answered = error.severity;
     if (!answered) await client.end();
@@ -48,6 +53,30 @@ async function example() {
   // [end]
 }
 
+// [slot recipe]
+async function withSlot(client, key, slots, { timeout = null, signal }, work) {
+  const { slot } = await take(client, "CALL pglock.slot($1, $2, $3)", [key, slots, timeout], signal);
+  return holding(client, ["SELECT pglock.release_slot($1, $2)", [key, slot]], () => work(slot));
+}
+// [end]
+
+async function sessionSlotExample() {
+  // [slot example]
+  await withSlot(client, "workers", 5, { timeout: "5s" }, async (slot) => {
+    await client.query("UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = $1", [slot]);
+  });
+  // [end]
+}
+
+async function transactionSlotExample() {
+  // [slot in a transaction]
+  await client.query("BEGIN");
+  const { rows } = await client.query("CALL pglock.slot('workers', 5, '5s', 'transaction')");
+  await client.query("UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = $1", [rows[0].slot]);
+  await client.query("COMMIT");
+  // [end]
+}
+
 let client = new pg.Client();
 
 // Gives up after `milliseconds` while it takes a lock, and counts what came of it.
@@ -56,8 +85,12 @@ async function interrupted(race, milliseconds) {
   await reconnect(race.how === "query_timeout" ? { query_timeout: Math.ceil(milliseconds) } : {});
   const timer = race.how === "abort" && setTimeout(() => giveUp.abort(), milliseconds);
   try {
-    if (race.bare) await Promise.race([client.query("SELECT pglock.acquire('raced', '60s')"), aborted(giveUp.signal)]);
-    else await withLock(client, "raced", { timeout: "60s", signal: giveUp.signal }, async () => clearTimeout(timer));
+    const options = { timeout: "60s", signal: giveUp.signal };
+    const work = async () => clearTimeout(timer);
+    if (race.manner === "bare")
+      await Promise.race([client.query("SELECT pglock.acquire('raced', '60s')"), aborted(giveUp.signal)]);
+    else if (race.manner === "slot") await withSlot(client, "raced", 1, options, work);
+    else await withLock(client, "raced", options, work);
   } catch {
     race.interrupted++;
     await look(race);
@@ -100,7 +133,9 @@ const driver = {
     if (options.timeout) options.timeout = Object.assign(interval(""), { milliseconds: parseInt(options.timeout) });
     return withLock(client, key, options, work);
   },
+  slot: (key, slots, options, work) => withSlot(client, key, slots, options, work),
   example,
+  slotExamples: { session: sessionSlotExample, transaction: transactionSlotExample },
   async transaction(work) {
     await client.query("BEGIN");
     try {
@@ -113,8 +148,8 @@ const driver = {
   },
   begin: () => client.query("BEGIN"),
   async interrupt(how, rounds, microseconds, manner) {
-    const race = { how, bare: manner === "bare", interrupted: 0, left: 0, closed: 0 };
-    for (; rounds > 0 && !(race.bare && race.left); rounds--) {
+    const race = { how, manner, interrupted: 0, left: 0, closed: 0 };
+    for (; rounds > 0 && !(manner === "bare" && race.left); rounds--) {
       await interrupted(race, (Math.random() * microseconds) / 1e3);
     }
     await reconnect();

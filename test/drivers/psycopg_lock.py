@@ -12,27 +12,34 @@ from psycopg.pq import TransactionStatus
 
 
 # [recipe]
-@contextlib.contextmanager
 def lock(conn, key, timeout=None, shared=False, scope="session"):
+    take = "CALL pglock.lock(%s, %s, %s, %s)", [key, timeout, shared, scope]
+    ask = "SELECT WHERE pglock.held(%s)", [key]
+    return hold(conn, scope, take, ask, lambda _: ("SELECT pglock.release(%s, %s)", [key, shared]))
+
+
+@contextlib.contextmanager
+def hold(conn, scope, take, ask, release):  # statements with their values; `release` makes one of an answer
     cursor = conn.cursor()
-    held = None  # unknown until the server has answered
+    answer = None  # unknown until the server has answered
     try:
-        cursor.execute("CALL pglock.lock(%s, %s, %s, %s)", (key, timeout, shared, scope))
-        held = True
-        yield
+        cursor.execute(*take)
+        answer = answer_of(conn, cursor)
+        yield answer[0] if answer else None
     except BaseException as error:
-        if held is None:
-            held = not isinstance(error, psycopg.Error) and end_call(conn, cursor)
-        if scope == "session" and held is not False:
-            clean_up(conn, key, shared, held)
+        if answer is None:
+            answer = False if isinstance(error, psycopg.Error) else answer_of(conn, cursor)
+        if scope == "session" and answer is not False:
+            clean_up(conn, answer, ask, release)
         raise
     if scope == "session":
-        release(conn, key, shared)
+        with closed_if_it_fails(conn):
+            conn.execute(*release(answer))
 
 
-def end_call(conn, cursor):
-    """Ends a call that was interrupted. True if the lock was granted, None if that is unknown."""
-    commands = [cursor.statusmessage]
+def answer_of(conn, cursor):
+    """What the call answered: nothing, or a slot's number. None if that is unknown. Ends one that was interrupted."""
+    results = [cursor.pgresult]
     if conn.info.transaction_status == TransactionStatus.ACTIVE:
         with closed_if_it_fails(conn), selectors.DefaultSelector() as selector:
             selector.register(conn, selectors.EVENT_READ)
@@ -40,27 +47,22 @@ def end_call(conn, cursor):
                 conn.cancel()  # one that is there before the call does nothing
                 selector.select(timeout=1)
                 conn.pgconn.consume_input()
-            commands += [(result.command_status or b"").decode() for result in iter(conn.pgconn.get_result, None)]
-    return "CALL" in commands or None
+            results += iter(conn.pgconn.get_result, None)
+    calls = [result for result in results if result and result.command_status == b"CALL"]
+    return [int(calls[0].get_value(0, column)) for column in range(calls[0].nfields)] if calls else None
 
 
-def clean_up(conn, key, shared, held):
+def clean_up(conn, answer, ask, release):
     status = conn.info.transaction_status
     if status in (TransactionStatus.ACTIVE, TransactionStatus.UNKNOWN):
-        conn.close()
-        return
+        return conn.close()
     with closed_if_it_fails(conn):
         if status != TransactionStatus.IDLE:
             conn.execute("ROLLBACK")
-        if not held and conn.execute("SELECT pglock.held(%s)", (key,)).fetchone()[0]:
+        if answer is not None:
+            conn.execute(*release(answer))
+        elif conn.execute(*ask).rowcount:
             conn.close()  # an outer block may hold it too: closing is the only safe way
-    if held:
-        release(conn, key, shared)
-
-
-def release(conn, key, shared):
-    with closed_if_it_fails(conn):
-        conn.execute("SELECT pglock.release(%s, %s)", (key, shared))
 
 
 @contextlib.contextmanager
@@ -77,6 +79,29 @@ def example(conn):
     # [example]
     with lock(conn, "order:42", timeout=timedelta(seconds=5)), conn.transaction():
         conn.execute("UPDATE orders SET state = 'paid' WHERE id = 42")
+    # [end]
+
+
+# [slot recipe]
+def slot(conn, key, slots, timeout=None):
+    take = "CALL pglock.slot(%s, %s, %s)", [key, slots, timeout]
+    ask = "SELECT FROM pglock.locks WHERE pid = pg_backend_pid() AND lock_id = pglock.lock_id(%s) AND slot > 0", [key]
+    return hold(conn, "session", take, ask, lambda number: ("SELECT pglock.release_slot(%s, %s)", [key, *number]))
+# [end]
+
+
+def session_slot_example(conn):
+    # [slot example]
+    with slot(conn, "workers", 5, timeout=timedelta(seconds=5)) as number, conn.transaction():
+        conn.execute("UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = %s", (number,))
+    # [end]
+
+
+def transaction_slot_example(conn):
+    # [slot in a transaction]
+    with conn.transaction():
+        (number,) = conn.execute("CALL pglock.slot('workers', 5, '5s', 'transaction')").fetchone()
+        conn.execute("UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = %s", (number,))
     # [end]
 
 

@@ -55,7 +55,8 @@ class Transactions {
 }
 
 // Serves a driver, an object with: package, connect(prepared, queryTimeout), lock(key, options, work), example(),
-// transaction(work), begin(), trap(key), interrupt(how, rounds, microseconds, manner), run(sql), sqlstate(error), close().
+// transaction(work), begin(), trap(key), interrupt(how, rounds, microseconds, manner), run(sql), sqlstate(error), close();
+// and, if it has slots, slot(key, slots, options, work) and slotExamples, a function for each scope.
 async function serve(driver) {
   const commands = {
     async lock(key, type, timeout, shared, scope) {
@@ -64,8 +65,17 @@ async function serve(driver) {
       await driver.lock(type === "integer" ? Number(key) : key, options, () => begun("held"));
       say("released");
     },
+    async slot(key, slots, timeout) {
+      const options = timeout ? { timeout: `${timeout} ms` } : {};
+      await driver.slot(key, Number(slots), options, (number) => begun("held", number));
+      say("released");
+    },
     async example() {
       await driver.example();
+      say("done");
+    },
+    async slot_example(scope) {
+      await driver.slotExamples[scope]();
       say("done");
     },
     async transaction() {
@@ -103,8 +113,8 @@ async function serve(driver) {
     },
   };
 
-  function begun(answer) {
-    say(answer);
+  function begun(...answer) {
+    say(...answer);
     return block();
   }
 

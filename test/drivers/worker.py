@@ -4,6 +4,7 @@ A driver is a module with:
   module          the driver's own module, for its version
   Error           the root of the exceptions it raises, and of those the recipe raises
   connect(prepared), lock(conn, ...), example(conn), transaction(conn), begin(conn), run(conn, sql), sqlstate(error)
+  slot(conn, key, slots, timeout), session_slot_example(conn), transaction_slot_example(conn), if it has slots
 """
 
 import asyncio
@@ -69,8 +70,19 @@ class Worker(Commands):
             self.block()
         say("released")
 
+    def slot(self, key, slots, timeout):
+        timeout = datetime.timedelta(milliseconds=int(timeout)) if timeout else None
+        with self.driver.slot(self.conn, key, int(slots), timeout) as number:
+            say("held", number)
+            self.block()
+        say("released")
+
     def example(self):
         self.driver.example(self.conn)
+        say("done")
+
+    def slot_example(self, scope):
+        getattr(self.driver, f"{scope}_slot_example")(self.conn)
         say("done")
 
     def transaction(self):

@@ -55,14 +55,17 @@ sub add_python
 # behave `otherwise` in one respect, as docs/drivers.md says. `interruptions` are what a program may suffer while it
 # takes a lock; a driver that `closes` its connection then leaves no lock by itself. `given_up` is what becomes of the
 # connection when a program gives up while it waits; one that is `deaf` notices when the server has answered. A `trap`
-# is what comes of what the driver's file warns of. `lease` is the program of the recipe for leases, if there is one.
+# is what comes of what the driver's file warns of. If it has a recipe for `slots`, these are the scopes of its
+# examples. `lease` is the program of the recipe for leases, if there is one.
 my @signals = ('SIGINT', 'signal');
+my @scopes = ('session', 'transaction');
 my @cancels = ('SIGINT', 'cancel', 'timeout');
 
 add_python('asyncpg', 'asyncpg_lock.py', 'asyncpg', interruptions => \@cancels, lease => 'asyncpg_lease.py');
 add_python('psycopg2', 'psycopg2_lock.py', 'psycopg2', interruptions => \@signals, unprepared_only => 1,
 	lease => 'psycopg2_lease.py');
-add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals, lease => 'psycopg_lease.py');
+add_python('psycopg 3', 'psycopg_lock.py', 'psycopg', interruptions => \@signals, slots => \@scopes,
+	lease => 'psycopg_lease.py');
 add_python('psycopg 3 async', 'psycopg_async_lock.py', 'psycopg', interruptions => \@cancels,
 	lease => 'psycopg_async_lease.py');
 add_python('SQLAlchemy', 'sqlalchemy_lock.py', 'sqlalchemy, psycopg2', interruptions => \@signals,
@@ -109,6 +112,7 @@ push @drivers,
 	check => [ 'node', '-e', 'require("pg")' ],
 	command => [ 'node', "$programs/node_postgres.js" ],
 	interruptions => [ 'abort', 'query_timeout' ],
+	slots => \@scopes,
 	lease => 'node_postgres_lease.js'
   },
   {
@@ -116,6 +120,7 @@ push @drivers,
 	check => [ 'sh', '-c', "javac -version && test -f $jar" ],
 	command => [ 'java', '-XX:TieredStopAtLevel=1', '-XX:+UseSerialGC', '-cp', $jar, "$programs/JdbcLock.java" ],
 	interruptions => ['socket timeout'],
+	slots => ['session'],
 	lease => 'JdbcLease.java',
 	closes => 1
   },

@@ -6,16 +6,19 @@
 #   lock KEY TYPE TIMEOUT MODE SCOPE  begins a block that holds the lock, by the driver's recipe: "held", and
 #                                     "released" after its end. TYPE is text, integer or uuid, TIMEOUT in
 #                                     milliseconds, MODE shared or nothing
+#   slot KEY SLOTS TIMEOUT            begins a block that holds a slot, by the driver's recipe: "held" and its number,
+#                                     and "released" after its end
 #   example                           runs the example that the driver's file gives: "done"
+#   slot_example SCOPE                runs its example of a slot at this scope: "done"
 #   transaction                       begins a block that is a transaction: "begun", and "committed" after its end
 #   begin                             begins a transaction that nobody will end: "begun"
 #   run SQL                           "row" and the value
 #   interrupt HOW ROUNDS MICROSECONDS MANNER
 #                                     takes the lock `raced` by the recipe, or by its statement alone if MANNER is
-#                                     bare, and is interrupted within that time: "interrupted", how many times it
-#                                     was, how many locks were left, and how many connections were closed. If MANNER
-#                                     is stopped it stops its session first, which the test has to let go on, and is
-#                                     interrupted after that time
+#                                     bare, or the only slot `raced` if it is slot, and is interrupted within that
+#                                     time: "interrupted", how many times it was, how many locks were left, and how
+#                                     many connections were closed. If MANNER is stopped it stops its session first,
+#                                     which the test has to let go on, and is interrupted after that time
 #   give_up KEY                       takes the lock by the recipe, and gives up when the signal USR2 comes, or by a
 #                                     timeout of the driver's: "gave up", and the session that it was left with, if
 #                                     it has another one now

@@ -155,16 +155,10 @@ my @behaviours = (
 	},
 	'failed release' => sub {
 		my ($worker, $key) = @_;
-		my $own = start_worker($worker->name);
+		my $name = $worker->name;
 
-		ok($own->is_ready, 'a worker of its own');
-		is($own->take($key), 'held', 'held');
-		rename_function('release', 'no_release');
-		$own->send_command('end');
-		ok($node->poll_query_until('postgres', "SELECT pglock.is_free('$key')"),
-			'free when the block has ended, although it could not be released');
-		rename_function('no_release', 'release');
-		$own->stop;
+		is_lost($name, 'release', 'boolean', $key, sub { $_[0]->take($key) });
+		is_lost($name, 'release_slot', 'integer', $key, sub { take_slot($_[0], $key, 1) }) if driver($name)->{slots};
 	},
 	'given up' => sub {
 		my ($worker, $key) = @_;
@@ -186,6 +180,57 @@ my @behaviours = (
 			'... and the connection is as documented');
 		is($worker->take($key), 'held', '... and takes locks');
 		is($worker->leave, 'released', '... and releases them');
+	},
+	slots => sub {
+		my ($worker, $key) = @_;
+
+		is($other->run("SELECT pglock.acquire_slot('$key', 1)::text"), 1, 'another holds one of two slots');
+		is(take_slot($worker, $key, 2), "held\t2", 'the driver holds the other one');
+		is(slots($key), $other->session . ': 1, ' . $worker->session . ': 2', '... and each its own');
+		is(activity($worker, 'state'), 'idle', '... in no transaction');
+		is($observer->run("SELECT pglock.try_slot('$key', 2) IS NULL"), 't', '... and nobody a third');
+		is($worker->leave, 'released', '... until its block ends');
+		is(slots($key), $other->session . ': 1', '... and no longer');
+
+		is($other->run("SELECT pglock.acquire_slot('$key', 2)::text"), 2, 'another holds both');
+		is(take_slot($worker, $key, 2, 0), "error\t55P03", '... and the driver is refused');
+		my $begun = time;
+		is(take_slot($worker, $key, 2, 100), "error\t55P03", '... also after a timeout');
+		cmp_ok(time - $begun, '>=', 0.1, '... and not before');
+		$worker->send_command('slot', $key, 2, 3_600_000);
+		is(waiter($key), $worker->session, '... and waits');
+		is(activity($worker, 'backend_xmin IS NULL'), 'true', '... without a snapshot');
+		is($other->run("SELECT pglock.release_slot('$key', 1)::text"), 'true', '... until one of them is released');
+		is($worker->answer, "held\t1", '... which the driver holds then');
+
+		is(take_slot($worker, $key, 3), "held\t3", 'an inner block holds another slot');
+		is($worker->leave, 'released', '... and releases it');
+		is(slots($key), $worker->session . ': 1, ' . $other->session . ': 2', '... and no other');
+		$worker->ask('transaction');
+		$worker->run(write_row("$key lost"));
+		is($worker->ask('fail'), 'failed', 'an exception ends all blocks');
+		is_over($worker, $key);
+		is(slots($key), $other->session . ': 2', '... and the slot is free');
+		$other->run("SELECT pglock.release_slot('$key', 2)::text");
+	},
+	'slot examples' => sub {
+		my ($worker) = @_;
+
+		foreach my $scope (@{ driver($worker->name)->{slots} })
+		{
+			$node->safe_psql('postgres',
+				"DELETE FROM orders; INSERT INTO orders SELECT id, 'new' FROM generate_series(1, 5) AS id");
+			is($other->run("SELECT sum(pglock.acquire_slot('workers', 5)) FROM generate_series(1, 5)"),
+				15, 'all slots are held');
+			$worker->send_command('slot_example', $scope);
+			is(waiter('workers'), $worker->session, "the example at $scope scope waits");
+			is($other->run("SELECT pglock.release_slot('workers', 4)::text"), 'true', '... until one is released');
+			is($worker->answer, 'done', '... and ends');
+			is($observer->run("SELECT string_agg(id::text, ' ') FROM orders WHERE state = 'paid'"),
+				3, '... when it has done the work of that slot');
+			$other->run('SELECT pglock.release_all()');
+			is(slots('workers'), '', '... and released it');
+		}
 	},
 	'not held' => sub {
 		my ($worker, $key) = @_;
@@ -268,6 +313,8 @@ my %does_not = (
 	prepared => ['unprepared_only'],
 	unprepared => ['prepared_only'],
 	'failed release' => ['transaction_only']);
+# ... and what only some do
+my %does_only_with = ('given up' => 'given_up', slots => 'slots', 'slot examples' => 'slots');
 my @table;
 
 foreach my $name (grep { $_ ne 'psql' } driver_names())
@@ -298,13 +345,13 @@ sub shown
 	my $logged = -s $node->logfile;
 
 	return '-' if grep { $driver->{$_} } @{ $does_not{$behaviour} // [] };
-	return '-' if $behaviour eq 'given up' && !$driver->{given_up};
+	return '-' if $does_only_with{$behaviour} && !$driver->{ $does_only_with{$behaviour} };
 	my $passed = subtest(
 		"$name: $behaviour",
 		sub {
 			$behaviour{$behaviour}->($worker, "$name $behaviour", $otherwise);
 			# of a release before the end of a transaction, a wait with a snapshot, and the like
-			my @warnings = map { /WARNING: +(lock ".*)/ } log_since($logged);
+			my @warnings = map { /WARNING: +((?:lock|a slot of) ".*)/ } log_since($logged);
 
 			is_deeply(\@warnings, $behaviour eq 'not held' ? ["lock \"$name not held\" is not held by this session"] : [],
 				'it is warned of what it does wrong only');
@@ -350,11 +397,35 @@ sub takes_by
 	return;
 }
 
+sub take_slot
+{
+	my ($worker, $key, $slots, $timeout) = @_;
+
+	return $worker->ask('slot', $key, $slots, $timeout // '');
+}
+
+# A new session takes what it cannot release, since the function, whose second parameter has that type, has gone.
+sub is_lost
+{
+	my ($name, $function, $type, $key, $take) = @_;
+	my $worker = start_worker($name);
+
+	ok($worker->is_ready, 'a worker of its own');
+	like($take->($worker), qr/^held/, 'held');
+	rename_function($function, $type, 'no_release');
+	$worker->send_command('end');
+	ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pglock.locks WHERE key = '$key'"),
+		"free when the block has ended, although there is no $function");
+	rename_function('no_release', $type, $function);
+	$worker->stop;
+	return;
+}
+
 sub rename_function
 {
-	my ($old, $new) = @_;
+	my ($old, $type, $new) = @_;
 
-	$node->safe_psql('postgres', join ' ', map { "ALTER FUNCTION pglock.$old($_, boolean) RENAME TO $new;" } qw(text bigint uuid));
+	$node->safe_psql('postgres', join ' ', map { "ALTER FUNCTION pglock.$old($_, $type) RENAME TO $new;" } qw(text bigint uuid));
 	return;
 }
 
@@ -381,7 +452,16 @@ sub holders
 	return $observer->run("SELECT string_agg(pid::text, ' ') FROM pglock.holders('$key') AS pid");
 }
 
-# The session that waits for the lock
+# Who holds which slots
+sub slots
+{
+	my ($key) = @_;
+
+	return $observer->run("SELECT string_agg(format('%s: %s', pid, slot), ', ' ORDER BY slot) FROM pglock.locks
+		WHERE key = '$key' AND slot > 0");
+}
+
+# The session that waits for the lock, or a slot
 sub waiter
 {
 	my ($key) = @_;

@@ -1,7 +1,7 @@
-# Programs that are interrupted while they take a lock: by an exception of a signal handler, a cancelled task, a
-# timeout of the driver's. The grant and the interruption cross, and the server may have granted a lock of which the
-# program knows nothing. With the recipes no lock is left, and no connection that is of no use; the control, the bare
-# statement of each driver, shows that it happens.
+# Programs that are interrupted while they take a lock or a slot: by an exception of a signal handler, a cancelled
+# task, a timeout of the driver's. The grant and the interruption cross, and the server may have granted a lock of
+# which the program knows nothing. With the recipes no lock is left, and no connection that is of no use; the control,
+# the bare statement of each driver, shows that it happens.
 #
 # PGLOCK_INTERRUPTIONS says how often each recipe takes the lock.
 
@@ -33,9 +33,10 @@ my $half = MICROSECONDS / 2;
 
 append_to_file($script, <<"END");
 CALL pglock.lock('raced');
+CALL pglock.slot('raced', 1);
 \\set held random(0, $half)
 \\sleep :held us
-SELECT pglock.release('raced');
+SELECT pglock.release('raced'), pglock.release_slot('raced', 1);
 \\set free random(0, $half)
 \\sleep :free us
 END
@@ -54,11 +55,11 @@ foreach my $name (grep { !/ of trixie$/ } driver_names())
 
 	foreach my $how (@{ driver($name)->{interruptions} // [] })
 	{
-		push @table, map { [ $_, $how, 'skipped' ] } grep { !$workers{$_} } @versions;
+		push @table, map { [ $_, $how, '', 'skipped' ] } grep { !$workers{$_} } @versions;
 		push @table, raced($how, map { $workers{$_} // () } @versions);
 	}
 }
-print_table([ 'driver', 'interrupted by', 'times', 'connections closed', 'bare: times until a lock was left' ], @table);
+print_table([ 'driver', 'interrupted by', 'taking a', 'times', 'connections closed', 'bare: times until a lock was left' ], @table);
 
 sub versions
 {
@@ -73,18 +74,24 @@ sub raced
 	my ($how, @workers) = @_;
 	my $bare = interrupted($how, 'bare', @workers);
 	my $recipe = interrupted($how, 'recipe', @workers);
+	my $slot = interrupted($how, 'slot', grep { driver($_->name)->{slots} } @workers);
 	my @rows;
 
 	foreach my $worker (@workers)
 	{
 		my $name = $worker->name;
 		my ($bare_times, $bare_left) = @{ $bare->{$name} };
-		my ($times, $left, $closed) = @{ $recipe->{$name} };
+		my %counts = (lock => $recipe->{$name}, slot => $slot->{$name});
 
 		cmp_ok($bare_left, '>', 0, "$name, $how: the bare statement leaves a lock") unless driver($name)->{closes};
-		cmp_ok($times, '>', 0, "$name, $how: the recipe is interrupted");
-		is($left, 0, '... and leaves none');
-		push @rows, [ $name, $how, $times, $closed, $bare_times ];
+		foreach my $what (grep { $counts{$_} } 'lock', 'slot')
+		{
+			my ($times, $left, $closed) = @{ $counts{$what} };
+
+			cmp_ok($times, '>', 0, "$name, $how: the recipe for a $what is interrupted");
+			is($left, 0, '... and leaves none');
+			push @rows, [ $name, $how, $what, $times, $closed, $what eq 'lock' ? $bare_times : '' ];
+		}
 	}
 	return @rows;
 }

@@ -131,9 +131,24 @@ sub part
 	return $part =~ s/^$indent//mgr;
 }
 
+# The block of a document that shows these parts, if the file has them.
+sub block
+{
+	my ($file, @names) = @_;
+	my @parts = map { part($file, $_) } @names;
+
+	return @parts ? join("\n\n", @parts) . "\n" : ();
+}
+
 my $drivers = $text_of{'docs/drivers.md'};
 my @recipes = grep { part($_, 'recipe') } glob "$root/test/drivers/*";
-my %file_of = map { part($_, 'recipe') . "\n\n" . part($_, 'example') . "\n" => s,.*/,,r } @recipes;
+my %file_of;
+
+foreach my $file (@recipes)
+{
+	$file_of{$_} = $file =~ s,.*/,,r
+	  foreach block($file, 'recipe', 'example'), block($file, 'slot recipe', 'slot example'), block($file, 'slot in a transaction');
+}
 my @shown = map { $file_of{$_} // "unlike any file:\n$_" } $drivers =~ /^```(?!sql|console)\w+\n(.*?)^```$/msg;
 
 sub languages
