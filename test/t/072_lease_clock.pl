@@ -195,17 +195,17 @@ is(set_after_restart(), 'f', 'set after a restart: nobody gets a lease that has 
 
 sub install_library
 {
-	my ($name, $change) = @_;
+	my ($name, $file, $change) = @_;
 
-	$installation->install_library(PgInstallation::build_library("$folder/$name", undef, 'src/server/lease_clock.cpp' => $change));
+	$installation->install_library(PgInstallation::build_library("$folder/$name", undef, "src/server/$file" => $change));
 	return;
 }
 
-install_library('wall_clock', sub { return $_[0] =~ s/steady_clock = CLOCK_BOOTTIME/steady_clock = CLOCK_REALTIME/r });
+install_library('wall_clock', 'steady_clock.hpp', sub { return $_[0] =~ s/CLOCK_BOOTTIME;/CLOCK_REALTIME;/r });
 is((set_while_held(0, HOUR))[0], 't', 'control: by the wall clock, set ahead: another gets a lease that has not expired');
 is((set_while_held(0, -HOUR()))[1], 'f', 'control: ... set back: one that has expired is not to be had');
 
-install_library('start', sub { return $_[0] =~ s{/proc/}{/none/}r });
+install_library('start', 'lease_clock.cpp', sub { return $_[0] =~ s{/proc/}{/none/}r });
 is(set_after_restart(), 't', 'control: the start of the server by the wall clock: another gets a lease that has not expired');
 
 stop_and_check_log($node);
