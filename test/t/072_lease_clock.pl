@@ -1,8 +1,7 @@
 # The wall clock of the server is set an hour ahead and an hour back while leases are held: nobody gets a lease
 # that has not expired, and one that has is to be had.
 #
-# A library that is preloaded into the server shifts what it is told of the wall clock, and no other clock. The
-# controls are builds that count by the wall clock.
+# The controls are builds that count by the wall clock.
 
 use strict;
 use warnings;
@@ -12,6 +11,7 @@ use PgInstallation;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use WallClock;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 
 use constant {
@@ -21,89 +21,9 @@ use constant {
 };
 
 my $folder = PostgreSQL::Test::Utils::tempdir();
-my $shift_file = "$folder/shift";
-
-#
-# A server whose wall clock can be set
-#
-
-append_to_file("$folder/shift.cpp", <<'END_OF_CPP');
-#include <cstdint>
-#include <cstdlib>
-#include <ctime>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <unistd.h>
-
-/* by how many seconds the wall clock is ahead: the content of a file */
-static const volatile int64_t *
-ahead()
-{
-	static const int file = open(getenv("SHIFT_FILE"), O_RDONLY);
-	static void *const content = mmap(nullptr, sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0);
-
-	return static_cast<const int64_t *>(content);
-}
-
-extern "C" int
-clock_gettime(clockid_t clock, timespec *time) noexcept
-{
-	auto result = static_cast<int>(syscall(SYS_clock_gettime, clock, time));
-
-	if (result == 0 && clock == CLOCK_REALTIME)
-		time->tv_sec += *ahead();
-	return result;
-}
-
-extern "C" int
-gettimeofday(timeval *time, void *) noexcept
-{
-	timespec now;
-	int result = clock_gettime(CLOCK_REALTIME, &now);
-
-	*time = {now.tv_sec, now.tv_nsec / 1000};
-	return result;
-}
-
-extern "C" time_t
-time(time_t *time) noexcept
-{
-	timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	if (time != nullptr)
-		*time = now.tv_sec;
-	return now.tv_sec;
-}
-END_OF_CPP
-system_or_bail($ENV{CXX} // 'g++', '-shared', '-fPIC', '-fno-threadsafe-statics', '-o', "$folder/shift.so", "$folder/shift.cpp");
-append_to_file($shift_file, pack 'q', 0);
-
-sub set_clock
-{
-	my ($seconds) = @_;
-
-	# the same file, which servers have mapped
-	open my $file, '+<', $shift_file or die $!;
-	syswrite($file, pack('q', $seconds), 8) == 8 or die $!;
-	close $file;
-	return;
-}
-
-# Does it to a server, as new_server() and restart() do.
-sub with_shift
-{
-	my ($action) = @_;
-	local $ENV{LD_PRELOAD} = "$folder/shift.so";
-	local $ENV{SHIFT_FILE} = $shift_file;
-
-	return $action->();
-}
-
+my $clock = WallClock->new;
 my $installation = PgInstallation->new("$folder/installation");
-my $node = with_shift(sub { new_server('lease_clock', install_path => $installation->install_path) });
+my $node = $clock->with(sub { new_server('lease_clock', install_path => $installation->install_path) });
 
 sub ask { return $node->safe_psql('postgres', $_[0]); }
 
@@ -124,13 +44,13 @@ sub set_while_held
 {
 	my ($from, $to) = @_;
 
-	set_clock($from);
+	$clock->set($from);
 
 	my $begun = seconds();
 
 	acquire('long', LONG);
 	acquire('short', SHORT);
-	set_clock($to);
+	$clock->set($to);
 
 	# (the timeout counts by the wall clock, which is not set again)
 	my ($is_lost, $is_had) = split /\|/, ask("SELECT pglock.try_lease('long') IS NOT NULL, pglock.acquire_lease('short', timeout => '10s') IS NOT NULL");
@@ -141,10 +61,10 @@ sub set_while_held
 # The clock is set ahead after a restart, before anybody has looked at the lease. Returns whether another got it.
 sub set_after_restart
 {
-	set_clock(0);
+	$clock->set(0);
 	acquire('restarted', LONG);
-	with_shift(sub { $node->restart });
-	set_clock(HOUR);
+	$clock->with(sub { $node->restart });
+	$clock->set(HOUR);
 	return ask("SELECT pglock.try_lease('restarted') IS NOT NULL");
 }
 
@@ -170,13 +90,13 @@ my $key = 0;
 foreach my $to (HOUR, -HOUR())
 {
 	$key++;
-	set_clock(0);
+	$clock->set(0);
 
 	my $token = acquire($key, LONG);
 
 	start_waiting($waiter, "SELECT pglock.acquire_lease($key)");
 	$node->poll_query_until('postgres', "SELECT waiters = 1 FROM pglock.leases WHERE key = '$key'") or die 'nobody waits';
-	set_clock($to);
+	$clock->set($to);
 	is(ask("SELECT pglock.holds_lease($key, $token)"), 't', "set to $to while somebody waits: the lease is held");
 
 	my $begun = seconds();
