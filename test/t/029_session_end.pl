@@ -136,7 +136,7 @@ sub check_end
 }
 
 # who has the place in front of those who wait for slots waits, too
-my $waits = "(NOT wait.granted OR wait.locktype = 'advisory' AND wait.objsubid = 5)";
+my $waits = "wait.locktype = 'advisory' AND (NOT wait.granted OR wait.objsubid = 5)";
 my $all = "(SELECT pid FROM pg_locks AS wait WHERE $waits) AS waiter";
 my $soon = '500ms';
 my $later = '2s';    # than a session needs to begin its wait
