@@ -18,7 +18,7 @@ use Time::HiRes qw(time usleep);
 
 use constant {
 	ROUNDS => $ENV{PGLOCK_INTERRUPTIONS} // 100,
-	# the control ends with the first lock that is left
+	# the control ends with the first lock that is left, and a recipe goes on until it has been interrupted
 	MOST_ROUNDS => 1000,
 	# no longer than a worker may be silent
 	AT_ONCE => 25,
@@ -28,25 +28,30 @@ use constant {
 
 my $node = new_driver_server('interrupted');
 my %workers = start_workers(grep { driver($_)->{interruptions} } driver_names());
-my $script = PostgreSQL::Test::Utils::tempdir() . '/holder.sql';
+my $script = PostgreSQL::Test::Utils::tempdir() . '/holders.sql';
 my $half = MICROSECONDS / 2;
 
 append_to_file($script, <<"END");
-CALL pglock.lock('raced');
-CALL pglock.slot('raced', 1);
 \\set held random(0, $half)
-\\sleep :held us
-SELECT pglock.release('raced'), pglock.release_slot('raced', 1);
 \\set free random(0, $half)
+\\if :client_id = 0
+CALL pglock.lock('raced');
+\\sleep :held us
+SELECT pglock.release('raced');
+\\else
+CALL pglock.slot('raced', 1);
+\\sleep :held us
+SELECT pglock.release_slot('raced', 1);
+\\endif
 \\sleep :free us
 END
 
 #
-# A holder comes and goes meanwhile
+# A holder comes and goes meanwhile, and so does one of the slot
 #
 
 my $output;
-my $holder = IPC::Run::start([ 'pgbench', '-n', '-T', 3600, '-f', $script ], '<', \undef, '>&', \$output);
+my $holders = IPC::Run::start([ 'pgbench', '-n', '-c', 2, '-T', 3600, '-f', $script ], '<', \undef, '>&', \$output);
 my @table;
 
 foreach my $name (grep { !/ of trixie$/ } driver_names())
@@ -101,11 +106,12 @@ sub interrupted
 {
 	my ($how, $manner, @workers) = @_;
 	my %sums = map { $_->name => [ 0, 0, 0 ] } @workers;
-	my $rounds = $manner eq 'bare' ? MOST_ROUNDS : ROUNDS;
+	# the rounds that there have to be, and which of the counts has to become more than 0
+	my ($enough, $shown) = $manner eq 'bare' ? (0, 1) : (ROUNDS, 0);
 
 	# one that closes its connection has nothing to show
 	@workers = grep { !driver($_->name)->{closes} } @workers if $manner eq 'bare';
-	for (; $rounds > 0 && @workers; $rounds -= AT_ONCE)
+	for (my $rounds = AT_ONCE; @workers; $rounds += AT_ONCE)
 	{
 		$_->send_command('interrupt', $how, AT_ONCE, MICROSECONDS, $manner) foreach @workers;
 		foreach my $worker (@workers)
@@ -115,12 +121,12 @@ sub interrupted
 
 			$sum->[$_] += $counts[$_] foreach 0 .. 2;
 		}
-		@workers = grep { !$sums{ $_->name }[1] } @workers if $manner eq 'bare';
+		@workers = grep { $rounds < $enough || $rounds < MOST_ROUNDS && !$sums{ $_->name }[$shown] } @workers;
 	}
 	return \%sums;
 }
 
-$holder->kill_kill(grace => 1);
+$holders->kill_kill(grace => 1);
 
 #
 # A cancel that arrives before the call does nothing: the recipe must not wait for the lock all the same
