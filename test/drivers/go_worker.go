@@ -31,6 +31,12 @@ type session interface {
 	sqlstate(err error) string
 }
 
+// ... that has a recipe for slots.
+type slotSession interface {
+	slot(ctx context.Context, key string, slots int, timeout *time.Duration, work func(slot int) error) error
+	slotExample() error
+}
+
 var (
 	lines   = bufio.NewScanner(os.Stdin)
 	failure = errors.New("told to fail")
@@ -76,9 +82,9 @@ func block(d session) (bool, error) {
 }
 
 func command(d session, name string, values []string) error {
-	inner := func(said string) func() error {
+	inner := func(said ...string) func() error {
 		return func() error {
-			say(said)
+			say(said...)
 			_, err := block(d)
 			return err
 		}
@@ -87,6 +93,12 @@ func command(d session, name string, values []string) error {
 	case "lock":
 		held := inner("held")
 		return and(d.lock(context.Background(), values[0], milliseconds(values[2]), values[3] == "shared", values[4], held), "released")
+	case "slot":
+		slots, _ := strconv.Atoi(values[1])
+		held := func(slot int) error { return inner("held", strconv.Itoa(slot))() }
+		return and(d.(slotSession).slot(context.Background(), values[0], slots, milliseconds(values[2]), held), "released")
+	case "slot_example":
+		return and(d.(slotSession).slotExample(), "done")
 	case "example":
 		return and(d.example(), "done")
 	case "transaction":
@@ -103,7 +115,7 @@ func command(d session, name string, values []string) error {
 	case "give_up":
 		return giveUp(d, values[0])
 	case "interrupt":
-		return interrupt(d, values[1], values[2])
+		return interrupt(d, values[1], values[2], values[3])
 	case "trap":
 		value, err := d.trap(values[0])
 		return and(err, "trapped", value)
@@ -131,13 +143,13 @@ func giveUp(d session, key string) error {
 }
 
 // Has contexts end while it takes the lock, and counts what comes of it. The driver closes the connection by itself.
-func interrupt(d session, rounds, microseconds string) error {
+func interrupt(d session, rounds, microseconds, manner string) error {
 	interrupted, left, closed := 0, 0, 0
 	count, _ := strconv.Atoi(rounds)
 	longest, _ := strconv.Atoi(microseconds)
 	for ; count > 0; count-- {
 		ctx, stop := context.WithTimeout(context.Background(), time.Duration(rand.Intn(longest))*time.Microsecond)
-		err := d.lock(ctx, "raced", nil, false, "session", func() error { return nil })
+		err := takeOnce(ctx, d, manner)
 		stop()
 		if err == nil {
 			continue
@@ -155,6 +167,13 @@ func interrupt(d session, rounds, microseconds string) error {
 	}
 	say("interrupted", strconv.Itoa(interrupted), strconv.Itoa(left), strconv.Itoa(closed))
 	return nil
+}
+
+func takeOnce(ctx context.Context, d session, manner string) error {
+	if manner == "slot" {
+		return d.(slotSession).slot(ctx, "raced", 1, nil, func(int) error { return nil })
+	}
+	return d.lock(ctx, "raced", nil, false, "session", func() error { return nil })
 }
 
 func milliseconds(text string) *time.Duration {

@@ -21,15 +21,23 @@ type lockOptions struct {
 	Scope   string // session or transaction
 }
 
-func withLock(ctx context.Context, conn *pgx.Conn, key string, o lockOptions, work func() error) (err error) {
-	_, err = conn.Exec(ctx, "CALL pglock.lock($1, make_interval(secs => $2::bigint / 1e9), $3, $4)",
+func withLock(ctx context.Context, conn *pgx.Conn, key string, o lockOptions, work func() error) error {
+	_, err := conn.Exec(ctx, "CALL pglock.lock($1, make_interval(secs => $2::bigint / 1e9), $3, $4)",
 		key, o.Timeout, o.Shared, o.Scope)
 	if err != nil {
 		return err
 	}
+	release := ""
 	if o.Scope == "session" {
+		release = "SELECT pglock.release($1, $2)"
+	}
+	return holding(ctx, conn, work, release, key, o.Shared)
+}
+
+func holding(ctx context.Context, conn *pgx.Conn, work func() error, release string, values ...any) (err error) {
+	if release != "" {
 		defer func() {
-			if failed := release(conn, key, o.Shared); err == nil {
+			if failed := giveBack(conn, release, values...); err == nil {
 				err = failed
 			}
 		}()
@@ -41,18 +49,30 @@ func withLock(ctx context.Context, conn *pgx.Conn, key string, o lockOptions, wo
 }
 
 // Not by the caller's context, which may have ended.
-func release(conn *pgx.Conn, key string, shared bool) (err error) {
+func giveBack(conn *pgx.Conn, release string, values ...any) (err error) {
 	ctx := context.Background()
 	if conn.PgConn().TxStatus() != 'I' {
 		_, err = conn.Exec(ctx, "ROLLBACK")
 	}
 	if err == nil {
-		_, err = conn.Exec(ctx, "SELECT pglock.release($1, $2)", key, shared)
+		_, err = conn.Exec(ctx, release, values...)
 	}
 	if err != nil {
 		conn.Close(ctx)
 	}
 	return err
+}
+
+// [end]
+
+// [slot recipe]
+func withSlot(ctx context.Context, conn *pgx.Conn, key string, slots int, timeout *time.Duration, work func(slot int) error) error {
+	take := "CALL pglock.slot($1, $2, make_interval(secs => $3::bigint / 1e9))"
+	var slot int
+	if err := conn.QueryRow(ctx, take, key, slots, timeout).Scan(&slot); err != nil {
+		return err
+	}
+	return holding(ctx, conn, func() error { return work(slot) }, "SELECT pglock.release_slot($1, $2)", key, slot)
 }
 
 // [end]
@@ -80,6 +100,21 @@ func (d *pgxDriver) example() error {
 
 func (d *pgxDriver) lock(ctx context.Context, key string, timeout *time.Duration, shared bool, scope string, work func() error) error {
 	return withLock(ctx, d.conn, key, lockOptions{timeout, shared, scope}, work)
+}
+
+func (d *pgxDriver) slotExample() error {
+	ctx, conn := context.Background(), d.conn
+	// [slot example]
+	timeout := 5 * time.Second
+	return withSlot(ctx, conn, "workers", 5, &timeout, func(slot int) error {
+		_, err := conn.Exec(ctx, "UPDATE orders SET state = 'paid' WHERE mod(id, 5) + 1 = $1", slot)
+		return err
+	})
+	// [end]
+}
+
+func (d *pgxDriver) slot(ctx context.Context, key string, slots int, timeout *time.Duration, work func(int) error) error {
+	return withSlot(ctx, d.conn, key, slots, timeout, work)
 }
 
 func (d *pgxDriver) execute(sql string) error {
