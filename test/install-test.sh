@@ -1,8 +1,8 @@
 #!/bin/bash
 # make install-test: what a newcomer does first, to the letter: make demo, and what README.md says of installing, each
-# on a Debian on which nothing has been installed but make, as root and as a user with sudo. And what make demo says
-# where it can't go on.
+# on a Debian on which nothing has been installed but make. And what make demo says where it can't go on.
 #
+# Each runs on every suite, as root on one and as a user with sudo on the next.
 # SUITES="trixie sid" chooses other suites than the stable ones.
 
 # shellcheck source-path=SCRIPTDIR
@@ -14,17 +14,18 @@ read -ra suites <<<"${SUITES:-bookworm trixie}"
 user=somebody
 
 main() {
-	local suite who
+	local users=(root "$user") i
 	begin
 	need_chroot
 	((${#missing[@]} == 0)) || install_missing
 	copy_sources
 
-	for who in root $user; do
-		for suite in "${suites[@]}"; do
-			attempt demo "$suite" "$who"
-			attempt install_section "$suite" "$who"
-		done
+	for i in "${!suites[@]}"; do
+		attempt demo "${suites[i]}" "${users[i % 2]}"
+	done
+	# when these begin, others have left what they got
+	for i in "${!suites[@]}"; do
+		attempt install_section "${suites[i]}" "${users[(i + 1) % 2]}"
 	done
 	attempt refusals "${suites[0]}" $user
 	finish_parts
