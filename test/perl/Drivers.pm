@@ -249,10 +249,14 @@ END
 sub start_worker
 {
 	my ($name, @arguments) = @_;
-	my $driver = driver($name);
-	my $log = join('-', $name, @arguments) =~ tr,/,-,r;
 
-	return Worker->start($name, "$PostgreSQL::Test::Utils::log_path/$log.log", @{ $driver->{command} }, @arguments);
+	return Worker->start($name, log_file($name, @arguments), @{ driver($name)->{command} }, @arguments);
+}
+
+# Where a worker complains, by words that tell it from the test's others
+sub log_file
+{
+	return "$PostgreSQL::Test::Utils::log_path/" . (join('-', basename($0, '.pl'), @_) =~ tr,/,-,r) . '.log';
 }
 
 # A worker for each of these drivers, or for all, that is there; notes their versions.
@@ -288,11 +292,10 @@ sub start_lease_workers
 	{
 		my $driver = driver($name);
 		my @command = @{ $driver->{command} };
-		my $log = "$PostgreSQL::Test::Utils::log_path/lease-" . $name =~ tr,/,-,r . '.log';
 
 		# its program is beside the one for locks
 		$command[-1] =~ s,[^/]+$,$driver->{lease},;
-		is_there($name) ? $workers{$name} = Worker->start($name, $log, @command) : missed($name);
+		is_there($name) ? $workers{$name} = Worker->start($name, log_file('lease', $name), @command) : missed($name);
 	}
 	like($workers{$_}->answer, qr/^ready/, "$_ is ready") foreach sort keys %workers;
 	return %workers;

@@ -16,14 +16,12 @@ sub start
 {
 	my ($class, $node, %params) = @_;
 	my $self = bless { node => $node, host => PostgreSQL::Test::Utils::tempdir_short(), port => $node->port }, $class;
-	my $file = "$PostgreSQL::Test::Utils::tmp_check/pgbouncer.ini";
-	my $log = "$PostgreSQL::Test::Utils::log_path/pgbouncer.log";
+	my $file = "$self->{host}/pgbouncer.ini";
+	my $log = "$PostgreSQL::Test::Utils::log_path/" . $node->name . '-pgbouncer.log';
 	my $server = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
 	my $pools = join "\n", map { "$_ = $server $params{pools}{$_}" } sort keys %{ $params{pools} };
 	my ($version) = `$ENV{BOUNCER} --version` =~ /PgBouncer 1\.(\d+)/;
 
-	# each test has its own, of which a run before may have left one
-	unlink $file, "$file.users";
 	append_to_file("$file.users", join '', map { qq{"$_" ""\n} } @{ $params{roles} }, 'console');
 	append_to_file($file, <<"END");
 [databases]

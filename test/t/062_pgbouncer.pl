@@ -293,7 +293,7 @@ visit('statement', 'SELECT pglock.release_all()');
 # Prepared statements
 #
 
-my $build = "$PostgreSQL::Test::Utils::tmp_check/client";
+my $build = "$PostgreSQL::Test::Utils::tmp_check/pooler";
 
 make_tests('a program with the C++ client builds', $build, 'pooler');
 {
