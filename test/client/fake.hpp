@@ -1,6 +1,7 @@
 // fake.hpp: a connection without a server, made known to the library by its customization point.
 #pragma once
 
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -132,3 +133,29 @@ struct pglock::connection_traits<fake::preparing_connection>
 		return to.run(std::string("EXECUTE ") + name, values);
 	}
 };
+
+namespace fake
+{
+/// Notes how long each command may take, in seconds, or -1.
+struct timed_traits : pglock::connection_traits<connection>
+{
+	static inline std::vector<long> limits;
+
+	static pglock::reply
+	execute(connection &to, const char *text, pglock::parameters values,
+			const pglock::deadline &until = {})
+	{
+		auto left = until.value_or(std::chrono::steady_clock::time_point()) -
+					std::chrono::steady_clock::now();
+
+		limits.push_back(until ? std::chrono::round<std::chrono::seconds>(left).count() : -1);
+		return to.run(text, values);
+	}
+
+	static void
+	rollback(connection &of, const pglock::deadline &until = {})
+	{
+		(void)execute(of, "ROLLBACK", {}, until);
+	}
+};
+} // namespace fake

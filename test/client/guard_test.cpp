@@ -1,15 +1,12 @@
 // What a guard does at its end: after success, after errors, in which order.
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <gtest/gtest.h>
 #include <postgres_lock/lock.hpp>
 
+#include "child.hpp"
 #include "fake.hpp"
 #include "handler.hpp"
 
@@ -51,18 +48,6 @@ class Guard : public testing::Test
 		return connection.asked();
 	}
 };
-
-/// Is it true in a process that is forked from this one?
-bool
-in_child(const std::function<bool()> &condition)
-{
-	pid_t child = fork();
-	int status = 0;
-
-	if (child == 0)
-		_exit(condition() ? 0 : 1);
-	return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 } // namespace
 
 TEST_F(Guard, ReleasesAtItsEnd)

@@ -415,41 +415,15 @@ TEST_F(Lock, NumbersAreTheServers)
 			  (texts{"SELECT pglock.lock_id($1::text)|a", "SELECT pglock.token($1::text)|a"}));
 }
 
-namespace
-{
-/// Notes how long each command may take, in seconds, or -1.
-struct timed_traits : pglock::connection_traits<fake::connection>
-{
-	static inline std::vector<long> limits;
-
-	static pglock::reply
-	execute(fake::connection &to, const char *text, pglock::parameters values,
-			const pglock::deadline &until = {})
-	{
-		auto left = until.value_or(std::chrono::steady_clock::time_point()) -
-					std::chrono::steady_clock::now();
-
-		limits.push_back(until ? std::chrono::round<std::chrono::seconds>(left).count() : -1);
-		return to.run(text, values);
-	}
-
-	static void
-	rollback(fake::connection &of, const pglock::deadline &until = {})
-	{
-		(void)execute(of, "ROLLBACK", {}, until);
-	}
-};
-} // namespace
-
 TEST_F(Lock, WhatHasATimeoutHasADeadline)
 {
-	auto connection = pglock::through<timed_traits>(this->connection);
+	auto connection = pglock::through<fake::timed_traits>(this->connection);
 	auto limits_of = [&](const pglock::options &options, auto work) {
 		lock lock(connection, "a", options);
 
-		timed_traits::limits.clear();
+		fake::timed_traits::limits.clear();
 		work(lock);
-		return timed_traits::limits;
+		return fake::timed_traits::limits;
 	};
 	auto take = [&](lock &lock) {
 		EXPECT_TRUE(lock.acquire());

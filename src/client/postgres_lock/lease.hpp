@@ -56,22 +56,22 @@ struct lease_options
 ///
 /// Each function that asks the server does so over the connection it is given, whichever that is.
 /// What is not said below it throws as `error`: 42501 if another role took the lease,
-/// `connection_lost`, and so on. `deadline()`, `expired()`, `key()` and `token()` may be called
-/// from any thread at any time, and so may one other function.
+/// `connection_lost`, and so on. May be used from any thread at any time, over connections that
+/// belong to it.
 class lease
 {
   public:
 	using clock = boot_clock;
 
 	/// A lease that somebody has taken, by its token: its `deadline()` has passed until it is
-	/// renewed.
+	/// renewed, which gives it the `ttl` of these options.
 	lease(pglock::key key, std::int64_t token, const lease_options &options = {})
 		: state_(std::make_shared<state>(std::move(key), token, options))
 	{
 	}
 
 	/// Takes a lease, and waits as long as the options say. Nothing: the timeout passed. In a
-	/// transaction block it is taken when that is committed, and never was if it is rolled back.
+	/// transaction block it never was if that is rolled back.
 	[[nodiscard]] static std::optional<lease>
 	acquire(connection_ref connection, pglock::key key, const lease_options &options = {})
 	{
@@ -82,11 +82,11 @@ class lease
 		if (!token)
 			return std::nullopt;
 		taken.state_->token = detail::hold::number_of(token);
-		taken.state_->token_text = *token;
+		// there may be no memory for another one
+		taken.state_->token_text = std::move(*token);
 		taken.mark_held_since(sent);
-		// what the wait has taken would be missing from the deadline
 		if (clock::now() - sent > taken.ttl() / 10)
-			(void)taken.renew(connection);
+			taken.make_up_for_wait(connection);
 		return taken;
 	}
 
@@ -96,9 +96,18 @@ class lease
 	[[nodiscard]] bool
 	renew(connection_ref connection)
 	{
+		return renew(connection, state_->grace);
+	}
+
+	/// The same, but waits that long for the answer.
+	[[nodiscard]] bool
+	renew(connection_ref connection, time_limit grace)
+	{
+		std::string lasting = detail::interval_text(ttl());
 		clock::time_point sent = clock::now();
 
-		if (ask(connection, detail::renew_lease_statement, nullptr) != "t")
+		if (ask(connection, detail::answer_limit({}, grace), detail::renew_lease_statement,
+				lasting.c_str()) != "t")
 		{
 			mark_lost();
 			return false;
@@ -116,8 +125,7 @@ class lease
 		try
 		{
 			// for as long as a takeover takes, for which nobody can say a time
-			(void)run(connection,
-					  {detail::check_lease_statement, {key().text().c_str(), token_text()}}, {});
+			(void)ask(connection, {}, detail::check_lease_statement);
 		}
 		catch (const error &failure)
 		{
@@ -133,7 +141,7 @@ class lease
 	[[nodiscard]] bool
 	held(connection_ref connection) const
 	{
-		return ask(connection, detail::holds_lease_statement) == "t";
+		return ask(connection, answer_limit(), detail::holds_lease_statement) == "t";
 	}
 
 	/// Gives it back: when the transaction is committed, if one is open. False: it is not held any
@@ -141,7 +149,7 @@ class lease
 	bool
 	release(connection_ref connection)
 	{
-		bool released = ask(connection, detail::release_lease_statement) == "t";
+		bool released = ask(connection, answer_limit(), detail::release_lease_statement) == "t";
 
 		mark_lost();
 		return released;
@@ -167,7 +175,8 @@ class lease
 	}
 
 	/// Until when nobody else has it for sure: its `ttl` from before the request was sent that took
-	/// or last renewed it. Work outside the database has to stop before.
+	/// or last renewed it. Work outside the database has to stop before. Once the lease is known
+	/// not to be held any more, that is long ago, and stays so.
 	[[nodiscard]] clock::time_point
 	deadline() const noexcept
 	{
@@ -197,8 +206,12 @@ class lease
 		std::chrono::milliseconds ttl;
 		pglock::statements statements;
 		time_limit grace;
-		std::atomic<clock::rep> deadline{clock::time_point::min().time_since_epoch().count()};
+		std::atomic<clock::rep> deadline = unknown;
 	};
+
+	/// Times that have passed: of a lease that nobody has asked for yet, and of one that is lost.
+	static constexpr clock::rep unknown = 0;
+	static constexpr clock::rep lost = -1;
 
 	[[nodiscard]] const char *
 	token_text() const noexcept
@@ -206,23 +219,43 @@ class lease
 		return state_->token_text.c_str();
 	}
 
+	/// The answer may be older than what another thread has heard meanwhile.
 	void
 	mark_held_since(clock::time_point sent) noexcept
 	{
-		state_->deadline = (sent + ttl()).time_since_epoch().count();
+		clock::rep next = (sent + ttl()).time_since_epoch().count();
+		clock::rep known = state_->deadline;
+
+		while (known != lost && known < next &&
+			   !state_->deadline.compare_exchange_weak(known, next))
+			;
 	}
 
 	void
 	mark_lost() noexcept
 	{
-		state_->deadline = clock::time_point::min().time_since_epoch().count();
+		state_->deadline = lost;
+	}
+
+	/// What the wait for the lease has taken is missing from its deadline. Without an answer it
+	/// stays so: the lease is held, and somebody has to know of it.
+	void
+	make_up_for_wait(connection_ref connection) noexcept
+	{
+		try
+		{
+			(void)renew(connection);
+		}
+		catch (const std::exception &)
+		{
+		}
 	}
 
 	/// Asks for a lease. Nothing: the timeout has passed.
 	[[nodiscard]] reply
 	ask_for(connection_ref connection, const lease_options &options) const
 	{
-		std::string lasting = std::to_string(ttl().count()) + " ms";
+		std::string lasting = detail::interval_text(ttl());
 		std::string waiting = options.timeout ? detail::interval_text(*options.timeout) : "";
 		std::string slots = std::to_string(options.slots);
 		// outside a transaction block CALL waits without a snapshot
@@ -249,17 +282,16 @@ class lease
 	[[nodiscard]] pglock::deadline
 	answer_limit(time_limit time = std::chrono::milliseconds::zero()) const
 	{
-		return std::chrono::steady_clock::now() + std::chrono::milliseconds(time) +
-			   std::chrono::milliseconds(state_->grace);
+		return detail::answer_limit(time, state_->grace);
 	}
 
-	/// Asks what takes no time: key, token and what else there is.
+	/// Asks of this lease: key, token and what else there is.
 	template <typename... More>
 	[[nodiscard]] reply
-	ask(connection_ref connection, const detail::statement &what, More... more) const
+	ask(connection_ref connection, const pglock::deadline &until, const detail::statement &what,
+		More... more) const
 	{
-		return run(connection, {what, {key().text().c_str(), token_text(), more...}},
-				   answer_limit());
+		return run(connection, {what, {key().text().c_str(), token_text(), more...}}, until);
 	}
 
 	[[nodiscard]] reply
@@ -283,9 +315,11 @@ namespace detail
 class held_lease
 {
   public:
-	held_lease(connection_ref connection, lease held, bool rollback_on_error)
-		: connection_(std::move(connection)), lease_(std::move(held)),
-		  rollback_on_error_(rollback_on_error)
+	/// Takes it, or throws.
+	held_lease(connection_ref connection, key key, const lease_options &options)
+		: connection_(std::move(connection)), session_(connection_.session()),
+		  lease_(take(connection_, std::move(key), options)),
+		  rollback_on_error_(options.rollback_on_error), grace_(options.grace)
 	{
 	}
 
@@ -295,29 +329,37 @@ class held_lease
 		return lease_;
 	}
 
+	/// Throws if it can't be used any more.
 	[[nodiscard]] const connection_ref &
-	connection() const noexcept
+	connection()
 	{
+		// a lease does not end with its session
+		while (session_->next)
+			session_ = session_->next;
+		check_session(*session_, lease_.key());
 		return connection_;
 	}
 
 	void
 	release()
 	{
-		if (!std::exchange(is_released_, true))
-			(void)lease_.release(connection_);
+		if (is_released_)
+			return;
+		(void)lease_.release(connection());
+		is_released_ = true;
 	}
 
-	/// What fails goes to the handler. The lease ends by itself then.
+	/// What fails goes to the handler. The lease ends by itself then. In another process it is only
+	/// forgotten.
 	void
 	end(bool by_error) noexcept
 	{
-		if (is_released_)
+		if (is_released_ || !session_->is_ours())
 			return;
 		try
 		{
 			if (rollback_on_error_ && is_to_be_rolled_back(by_error))
-				connection_.rollback();
+				connection_.rollback(answer_limit({}, grace_));
 			release();
 		}
 		catch (const std::exception &failure)
@@ -327,19 +369,32 @@ class held_lease
 	}
 
   private:
+	[[nodiscard]] static lease
+	take(const connection_ref &connection, key key, const lease_options &options)
+	{
+		std::string name = key.text();
+		std::optional<lease> taken = lease::acquire(connection, std::move(key), options);
+
+		if (!taken)
+			throw timeout_error("could not acquire lease \"" + name + "\" in time", "55P03");
+		return std::move(*taken);
+	}
+
 	/// A transaction that has failed stands in the way of any release.
 	[[nodiscard]] bool
-	is_to_be_rolled_back(bool by_error) const noexcept
+	is_to_be_rolled_back(bool by_error)
 	{
-		transaction_status status = connection_.status();
+		transaction_status status = connection().status();
 
 		return status == transaction_status::failed ||
 			   (by_error && status == transaction_status::open);
 	}
 
 	connection_ref connection_;
+	std::shared_ptr<session> session_;
 	lease lease_;
 	bool rollback_on_error_;
+	time_limit grace_;
 	bool is_released_ = false;
 };
 } // namespace detail
@@ -353,7 +408,8 @@ class [[nodiscard]] lease_guard
 	/// Takes a lease, and waits as long as the options say. Throws `timeout_error` if the time
 	/// passes.
 	[[nodiscard]] lease_guard(connection_ref connection, key key, const lease_options &options = {})
-		: held_(take(std::move(connection), std::move(key), options))
+		: held_(
+			  std::make_unique<detail::held_lease>(std::move(connection), std::move(key), options))
 	{
 	}
 
@@ -378,7 +434,8 @@ class [[nodiscard]] lease_guard
 		held().get().check(held().connection());
 	}
 
-	/// Gives the lease back before the end. Harmless if it is not held any more.
+	/// Gives the lease back before the end. Harmless if it is not held any more. If it throws, the
+	/// end tries again.
 	void
 	release()
 	{
@@ -400,19 +457,6 @@ class [[nodiscard]] lease_guard
 	}
 
   private:
-	[[nodiscard]] static std::unique_ptr<detail::held_lease>
-	take(connection_ref connection, key key, const lease_options &options)
-	{
-		std::string name = key.text();
-		std::optional<pglock::lease> taken =
-			pglock::lease::acquire(connection, std::move(key), options);
-
-		if (!taken)
-			throw timeout_error("could not acquire lease \"" + name + "\" in time", "55P03");
-		return std::make_unique<detail::held_lease>(std::move(connection), std::move(*taken),
-													options.rollback_on_error);
-	}
-
 	[[nodiscard]] detail::held_lease &
 	held() const
 	{

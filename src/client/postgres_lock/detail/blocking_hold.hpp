@@ -259,7 +259,7 @@ class blocking_hold : public hold
 	{
 		if (!time)
 			return {};
-		return std::chrono::steady_clock::now() + milliseconds(*time) + milliseconds(grace_);
+		return detail::answer_limit(*time, grace_);
 	}
 
 	/// The same for what needs no wait.

@@ -136,7 +136,7 @@ class critical_section
 	{
 		if (!options_.timeout)
 			return {};
-		return std::chrono::steady_clock::now() + wait + milliseconds(options_.grace);
+		return detail::answer_limit(wait, options_.grace);
 	}
 
 	/// Nothing: there is trouble with a prepared statement, and all has been rolled back.

@@ -31,11 +31,18 @@ is_no_wait(const wait_time &time) noexcept
 	return time && milliseconds(*time) == milliseconds::zero();
 }
 
-/// A timeout as SQL has it. With its unit: a bare number would be seconds.
+/// A duration as SQL has it. With its unit: a bare number would be seconds.
 [[nodiscard]] inline std::string
-interval_text(time_limit time)
+interval_text(milliseconds time)
 {
-	return std::to_string(milliseconds(time).count()) + " ms";
+	return std::to_string(time.count()) + " ms";
+}
+
+/// By when the server has to answer what may take that long.
+[[nodiscard]] inline deadline
+answer_limit(milliseconds time, milliseconds grace) noexcept
+{
+	return std::chrono::steady_clock::now() + time + grace;
 }
 
 /// An array of text as SQL has it.

@@ -48,6 +48,10 @@ struct session
 	/// False: it has ended, and its locks with it. Its connection must not be touched.
 	bool alive = true;
 
+	/// The one that its connection has got instead of it. Null: none, also once the connection is
+	/// gone.
+	std::shared_ptr<session> next;
+
 	/// The only process that may use it. A fork copies this object, not the session.
 	long process = process_id();
 
@@ -169,6 +173,7 @@ class session_memory
 	{
 		auto next = std::make_shared<detail::session>();
 
+		session_->next = next;
 		session_->end();
 		session_ = std::move(next);
 	}
