@@ -1,5 +1,8 @@
 // How the interface to a connection is found, and named.
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <postgres_lock/lock.hpp>
@@ -55,6 +58,10 @@ struct part_traits
 
 static_assert(std::is_convertible_v<fake::connection &, pglock::connection_ref>);
 static_assert(std::is_convertible_v<fake::connection *, pglock::connection_ref>);
+static_assert(std::is_convertible_v<std::shared_ptr<fake::connection>, pglock::connection_ref>);
+static_assert(std::is_convertible_v<std::unique_ptr<fake::connection>, pglock::connection_ref>);
+static_assert(!std::is_convertible_v<std::shared_ptr<int>, pglock::connection_ref>);
+static_assert(!std::is_convertible_v<std::unique_ptr<stranger>, pglock::connection_ref>);
 static_assert(!std::is_convertible_v<int &, pglock::connection_ref>);
 static_assert(!std::is_convertible_v<stranger &, pglock::connection_ref>);
 static_assert(!std::is_convertible_v<const fake::connection &, pglock::connection_ref>);
@@ -70,6 +77,86 @@ TEST(Connection, IsFoundByItsType)
 	EXPECT_EQ(connection->asked().size(), 4u);
 	connection.reset();
 	EXPECT_THROW(pglock::connection_ref(connection.get()), std::invalid_argument);
+}
+
+namespace
+{
+/// What a connection had been asked when it was closed.
+struct closing
+{
+	std::vector<std::string> &noted;
+
+	void
+	operator()(fake::connection *connection) const
+	{
+		noted = connection->asked();
+		noted.push_back("closed");
+		delete connection;
+	}
+};
+} // namespace
+
+TEST(Connection, ThatIsHandedOverIsKeptUntilTheRelease)
+{
+	std::vector<std::string> noted;
+	const std::vector<std::string> expected{"CALL pglock.lock($1::text)|a",
+											"SELECT pglock.release($1::text, false)|a", "closed"};
+	auto hand_over = [&] {
+		noted.clear();
+		return std::unique_ptr<fake::connection, closing>(new fake::connection, {noted});
+	};
+	{
+		pglock::guard guard(hand_over(), "a");
+
+		guard.unlock();
+		EXPECT_TRUE(noted.empty()) << "the guard has it still";
+	}
+	EXPECT_EQ(noted, expected);
+	{
+		pglock::guard outer(hand_over(), "a");
+		pglock::guard inner = std::move(outer);
+	}
+	EXPECT_EQ(noted, expected);
+	{
+		pglock::lock lock(hand_over(), "a");
+
+		EXPECT_TRUE(lock.acquire());
+	}
+	EXPECT_EQ(noted, expected);
+	{
+		pglock::shared_mutex mutex(hand_over(), "a");
+
+		mutex.lock();
+		mutex.unlock();
+		EXPECT_TRUE(noted.empty());
+	}
+	EXPECT_EQ(noted, expected);
+	{
+		pglock::slot_guard guard(hand_over(), "a", 2);
+	}
+	EXPECT_EQ(noted.size(), 3u);
+	EXPECT_THROW(pglock::guard(hand_over(), std::vector<pglock::key>()).unlock(),
+				 std::invalid_argument);
+	EXPECT_EQ(noted, std::vector<std::string>{"closed"}) << "also if there is no lock";
+}
+
+TEST(Connection, ThatIsSharedIsKeptByEach)
+{
+	std::vector<std::string> noted;
+	std::shared_ptr<fake::connection> shared(new fake::connection, closing{noted});
+	std::weak_ptr<fake::connection> watched = shared;
+	auto first = std::make_unique<pglock::guard>(shared, "a");
+	auto second = std::make_unique<pglock::guard>(std::move(shared), "b");
+
+	EXPECT_THROW(pglock::guard(watched.lock(), "a").unlock(), std::system_error);
+	first.reset();
+	EXPECT_FALSE(watched.expired());
+	second.reset();
+	EXPECT_TRUE(watched.expired());
+	EXPECT_EQ(noted.size(), 5u);
+	EXPECT_THROW(pglock::connection_ref{shared}, std::invalid_argument);
+	EXPECT_THROW(pglock::connection_ref{std::unique_ptr<fake::connection>()},
+				 std::invalid_argument);
 }
 
 TEST(Connection, IsNamed)

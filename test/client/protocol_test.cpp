@@ -138,10 +138,12 @@ TEST_F(Protocol, FirstReleasesWhatCouldNotBe)
 {
 	hold wanted(connection, {"a"}, {});
 
-	connection.memory.session()->owed = {{"a", false}, {"b", true}};
+	connection.memory.session()->owed = {{"a", false, ""}, {"b", true, ""}, {"c", false, "3"}};
 	EXPECT_EQ(take(wanted), outcome::taken);
-	EXPECT_EQ(connection.asked(), (texts{"SELECT pglock.release($1::text, false)|a",
-										 "SELECT pglock.release($1::text, true)|b", call}));
+	EXPECT_EQ(connection.asked(),
+			  (texts{"SELECT pglock.release($1::text, false)|a",
+					 "SELECT pglock.release($1::text, true)|b",
+					 "SELECT pglock.release_slot($1::text, $2::integer)|c|3", call}));
 	EXPECT_TRUE(connection.memory.session()->owed.empty());
 }
 
@@ -450,6 +452,69 @@ TEST_F(Protocol, SeveralKeysAreOneRequest)
 	EXPECT_EQ(take(wanted), outcome::taken);
 	EXPECT_EQ(connection.asked(),
 			  (texts{all + "0 ms|f|session", savepoint, all + "NULL|f|session", drop}));
+}
+
+TEST_F(Protocol, TakesASlot)
+{
+	const std::string release_slot = "SELECT pglock.release_slot($1::text, $2::integer)|a|3";
+	hold wanted(connection, {"a"}, {}, 4);
+
+	connection.answer("3");
+	EXPECT_EQ(take(wanted), outcome::taken);
+	EXPECT_EQ(wanted.slot(), 3);
+	EXPECT_EQ(connection.asked(),
+			  texts{"CALL pglock.slot($1::text, $2::integer, $3::interval)|a|4|NULL"});
+
+	pglock::detail::restitution one(wanted, false);
+
+	drive(one);
+	EXPECT_TRUE(one.result());
+	EXPECT_EQ(connection.asked(), texts{release_slot});
+
+	connection.answer("3");
+	EXPECT_EQ(take(wanted, for_ever, 0), outcome::cancelled) << "too late: it is given back";
+	EXPECT_EQ(connection.asked()[1], release_slot);
+	connection.fail("55P03", "could not acquire a slot of \"a\" in time");
+	EXPECT_EQ(take(wanted, 5s), outcome::refused);
+	connection.fail("55P03", "canceling statement due to lock timeout");
+	EXPECT_THROW(take(wanted, 5s), pglock::error);
+	connection.answer([] { return pglock::reply(); });
+	EXPECT_EQ(take(wanted, 0s), outcome::refused);
+	EXPECT_EQ(wanted.depth(), 0U);
+}
+
+TEST_P(InBlock, TakesASlot)
+{
+	const std::string attempt = "SELECT pglock.try_slot($1::text, $2::integer, $3::text)|a|4|";
+	const std::string acquire =
+		"SELECT pglock.acquire_slot($1::text, $2::integer, $3::interval, $4::text)|a|4|NULL|";
+	hold slot(connection, {"a"}, {.scope = GetParam()}, 4);
+	auto none = [] { return pglock::reply(); };
+
+	connection.answer(none);
+	connection.answer("");
+	connection.answer("2");
+	EXPECT_EQ(take(slot), outcome::taken);
+	EXPECT_EQ(slot.slot(), 2);
+	EXPECT_EQ(connection.asked(), (texts{attempt + scope(), savepoint, acquire + scope(), drop}));
+	EXPECT_THROW(take(slot), pglock::acquire_error) << "that is another object's";
+	slot.forget();
+	(void)connection.asked();
+
+	connection.answer(none);
+	connection.answer("");
+	connection.answer("2");
+	EXPECT_EQ(take(slot, for_ever, 2), outcome::cancelled);
+	EXPECT_EQ(connection.asked()[3], is_session()
+										 ? "SELECT pglock.release_slot($1::text, $2::integer)|a|2"
+										 : roll_back_to);
+
+	connection.answer(none);
+	connection.answer("");
+	connection.answer(none);
+	EXPECT_EQ(take(slot, 5s), outcome::refused);
+	EXPECT_EQ(connection.asked().back(), drop);
+	EXPECT_EQ(slot.depth(), 0U);
 }
 
 TEST_F(Protocol, AsksWhetherAnEndedTransactionKeepsTheLock)
