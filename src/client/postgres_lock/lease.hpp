@@ -258,12 +258,15 @@ class lease
 		std::string lasting = detail::interval_text(ttl());
 		std::string waiting = options.timeout ? detail::interval_text(*options.timeout) : "";
 		std::string slots = std::to_string(options.slots);
-		// outside a transaction block CALL waits without a snapshot
-		detail::request asked = {
-			connection.status() == transaction_status::idle ? detail::lease_statement
-															: detail::acquire_lease_statement,
-			{key().text().c_str(), lasting.c_str(), options.timeout ? waiting.c_str() : nullptr,
-			 options.holder.empty() ? nullptr : options.holder.c_str(), slots.c_str()}};
+		// outside a transaction block CALL waits without a snapshot, but lets the server log an
+		// error if the lease is not to be had
+		bool calls =
+			connection.status() == transaction_status::idle && !detail::is_no_wait(options.timeout);
+		detail::request asked = {calls ? detail::lease_statement : detail::acquire_lease_statement,
+								 {key().text().c_str(), lasting.c_str(),
+								  options.timeout ? waiting.c_str() : nullptr,
+								  options.holder.empty() ? nullptr : options.holder.c_str(),
+								  slots.c_str()}};
 
 		try
 		{
