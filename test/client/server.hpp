@@ -15,6 +15,8 @@
 #include <postgres_lock/libpq.hpp>
 #include <postgres_lock/pqxx.hpp>
 
+#include "soon.hpp"
+
 namespace server
 {
 using namespace std::chrono_literals;
@@ -161,20 +163,7 @@ round_trips(const libpq_session &session, const std::function<void()> &work)
 	return count;
 }
 
-/// Is it true, now or within a minute?
-[[nodiscard]] inline bool
-soon(const std::function<bool()> &condition)
-{
-	auto end = std::chrono::steady_clock::now() + 60s;
-
-	while (!condition())
-	{
-		if (std::chrono::steady_clock::now() > end)
-			return false;
-		std::this_thread::sleep_for(2ms);
-	}
-	return true;
-}
+using ::soon;
 
 /// Waits until an SQL condition is true.
 inline void

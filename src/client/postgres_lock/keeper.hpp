@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <stop_token>
 #include <thread>
 #include <utility>
@@ -31,7 +32,8 @@ struct keeper_options
 	/// How long before a lease may be lost stop is requested. Not given: a tenth of its ttl.
 	std::optional<std::chrono::milliseconds> margin = std::nullopt;
 
-	/// Is told of renewals that failed, in a thread of the keeper: they are tried again.
+	/// Is told of renewals that failed, in a thread of the keeper: they are tried again. Its
+	/// exceptions go nowhere.
 	std::function<void(const lease &, const std::exception &)> renewal_failed = {};
 };
 
@@ -57,13 +59,13 @@ class keeping
 	std::shared_ptr<kept_lease>
 	add(const lease &held, std::chrono::milliseconds margin)
 	{
-		auto added =
-			std::make_shared<kept_lease>(kept_lease{held, margin, clock::now() + held.ttl() / 3});
-		{
-			std::lock_guard guard(mutex_);
-			leases_.push_back(added);
-		}
-		changed_.notify_all();
+		// it may have been taken long ago
+		auto added = std::make_shared<kept_lease>(
+			kept_lease{held, margin, held.deadline() - 2 * clock::duration(held.ttl()) / 3});
+		std::lock_guard guard(mutex_);
+
+		leases_.push_back(added);
+		tell();
 		return added;
 	}
 
@@ -83,24 +85,27 @@ class keeping
 
 		while (!stop.stop_requested())
 		{
+			unsigned seen = changes_;
 			auto next = std::min_element(leases_.begin(), leases_.end(), [](auto &a, auto &b) {
 				return a->next_renewal < b->next_renewal;
 			});
 
 			if (next != leases_.end() && (*next)->next_renewal <= clock::now())
 				return *next;
-			wait(guard, stop,
+			wait(guard, stop, seen,
 				 next != leases_.end() ? (*next)->next_renewal : clock::time_point::max());
 		}
 		return nullptr;
 	}
 
+	/// After a renewal, which may have found that the lease is lost.
 	void
 	renew_at(kept_lease &kept, clock::time_point time)
 	{
 		std::lock_guard guard(mutex_);
 
 		kept.next_renewal = time;
+		tell();
 	}
 
 	/// Requests stop of those who hold leases that may soon be lost, until stop is requested
@@ -112,12 +117,13 @@ class keeping
 
 		while (!stop.stop_requested())
 		{
+			unsigned seen = changes_;
 			clock::time_point next = clock::time_point::max();
 
 			for (const std::shared_ptr<kept_lease> &each : std::list(leases_))
 				if (!each->stop.stop_requested())
 					next = std::min(next, look_at(each, guard));
-			wait(guard, stop, next);
+			wait(guard, stop, seen, next);
 		}
 	}
 
@@ -139,27 +145,35 @@ class keeping
 	[[nodiscard]] static clock::time_point
 	end_of(const kept_lease &kept) noexcept
 	{
-		clock::time_point deadline = kept.held.deadline();
-
-		// a lease that is lost has had none since the clock began
-		return deadline > clock::time_point() ? deadline - kept.margin : deadline;
+		return kept.held.deadline() - kept.margin;
 	}
 
 	void
-	wait(std::unique_lock<std::mutex> &guard, const std::stop_token &stop, clock::time_point time)
+	tell() noexcept
+	{
+		changes_++;
+		changed_.notify_all();
+	}
+
+	/// Until that time, or until there is a change that has not been seen.
+	void
+	wait(std::unique_lock<std::mutex> &guard, const std::stop_token &stop, unsigned seen,
+		 clock::time_point time)
 	{
 		constexpr clock::duration slice = std::chrono::milliseconds(250);
 		clock::time_point now = clock::now();
+		auto is_changed = [this, seen] { return changes_ != seen; };
 
 		if (leases_.empty())
-			changed_.wait(guard, stop, [this] { return !leases_.empty(); });
+			changed_.wait(guard, stop, is_changed);
 		else if (time > now)
-			changed_.wait_for(guard, stop, std::min(time - now, slice), [] { return false; });
+			changed_.wait_for(guard, stop, std::min(time - now, slice), is_changed);
 	}
 
 	std::mutex mutex_;
 	std::condition_variable_any changed_;
 	std::list<std::shared_ptr<kept_lease>> leases_;
+	unsigned changes_ = 0;
 };
 } // namespace detail
 
@@ -191,10 +205,14 @@ class [[nodiscard]] kept
 	}
 
 	/// Stop is requested before the lease can be lost: when a renewal has said that it is, and when
-	/// none has succeeded until the margin before its deadline. Once requested it stays so.
+	/// none has succeeded until the margin before its deadline. Once requested it stays so. What is
+	/// called then is called in a thread of the keeper, one after the other, and must not end the
+	/// keeper.
 	[[nodiscard]] std::stop_token
-	stop_token() const noexcept
+	stop_token() const
 	{
+		if (!lease_)
+			throw std::logic_error("it has been moved from");
 		return lease_->stop.get_token();
 	}
 
@@ -205,7 +223,8 @@ class [[nodiscard]] kept
 
 /// Renews any number of leases at a third of their ttl, over a connection of its own and in threads
 /// of its own, and requests stop before one may be lost: if a renewal is refused or late, the
-/// network is dead, or the process was paused for too long. May be used from any thread.
+/// network is dead, or the process was paused for too long. A renewal that has no answer after a
+/// quarter of the ttl is tried over another connection. May be used from any thread.
 class keeper
 {
   public:
@@ -263,15 +282,28 @@ class keeper
 		{
 			if (!connection || connection->lost())
 				connection.emplace(connect_());
-			return kept.held.renew(*connection) ? outcome::renewed : outcome::lost;
+			return kept.held.renew(*connection, kept.held.ttl() / 4) ? outcome::renewed
+																	 : outcome::lost;
 		}
 		catch (const std::exception &failure)
 		{
 			if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
 				connection.reset();
-			if (options_.renewal_failed)
-				options_.renewal_failed(kept.held, failure);
+			tell_of(kept.held, failure);
 			return outcome::failed;
+		}
+	}
+
+	void
+	tell_of(const lease &held, const std::exception &failure) const noexcept
+	{
+		try
+		{
+			if (options_.renewal_failed)
+				options_.renewal_failed(held, failure);
+		}
+		catch (...)
+		{
 		}
 	}
 
@@ -279,12 +311,14 @@ class keeper
 	[[nodiscard]] static lease::clock::duration
 	pause_after(outcome last, const detail::kept_lease &kept) noexcept
 	{
+		lease::clock::duration ttl = kept.held.ttl();
+
 		switch (last)
 		{
 			case outcome::renewed:
-				return kept.held.ttl() / 3;
+				return ttl / 3;
 			case outcome::failed:
-				return kept.held.ttl() / 20;
+				return ttl / 20;
 			default:
 				return std::chrono::hours(24 * 365);
 		}
