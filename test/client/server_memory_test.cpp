@@ -1,7 +1,11 @@
-// What a critical section says and leaves when there is no memory for the answers.
+// What is said and left when there is no memory: for the answers of a critical section, and for the
+// guards of slots and leases.
+#include <cstddef>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -10,6 +14,7 @@
 #include <unistd.h>
 
 #include <postgres_lock/critical_section.hpp>
+#include <postgres_lock/lease.hpp>
 
 #include "server.hpp"
 
@@ -25,6 +30,38 @@
 using pglock::critical_section;
 using pglock::query;
 using server::libpq_session;
+
+namespace
+{
+/// After how many allocations of the thread there is no memory. Negative: never.
+thread_local int allocations_left = -1;
+} // namespace
+
+#if !SANITIZED
+void *
+operator new(std::size_t size)
+{
+	if (allocations_left == 0)
+		throw std::bad_alloc();
+	if (allocations_left > 0)
+		allocations_left--;
+	if (void *memory = std::malloc(size))
+		return memory;
+	throw std::bad_alloc();
+}
+
+void
+operator delete(void *memory) noexcept
+{
+	std::free(memory);
+}
+
+void
+operator delete(void *memory, std::size_t) noexcept
+{
+	std::free(memory);
+}
+#endif
 
 namespace
 {
@@ -155,4 +192,77 @@ TEST_F(Memory, ALostAnswerIsNoFailureOfTheWork)
 	EXPECT_FALSE(said.starts_with("lost") || said == "unknown") << said;
 	EXPECT_EQ(rows(), "1") << "that was rolled back";
 	EXPECT_EQ(session.query("SELECT 'well'"), "well");
+}
+
+namespace
+{
+/// Takes what `take` takes, with ever more memory until there is enough. After each failure nothing
+/// may be left that `is_left` finds, but for so many times.
+int
+times_left(const std::function<void()> &take, const std::function<bool()> &is_left)
+{
+	int times = 0;
+
+	for (int enough = 0;; enough++)
+	{
+		bool has_failed = false;
+
+		allocations_left = enough;
+		try
+		{
+			take();
+		}
+		catch (const std::bad_alloc &)
+		{
+			has_failed = true;
+		}
+		allocations_left = -1;
+		if (!has_failed)
+		{
+			EXPECT_GT(enough, 1) << "else it was not tried";
+			return times;
+		}
+		times += is_left();
+	}
+}
+
+const std::vector<pglock::statements> all_statements{pglock::statements::unprepared,
+													 pglock::statements::automatic};
+} // namespace
+
+TEST_F(Memory, ASlotThatCannotBeHadIsNotHeld)
+{
+	for (pglock::statements how : all_statements)
+	{
+		pglock::key key("memory: longer than a short string");
+		pglock::options options{.timeout = std::chrono::seconds(5), .statements = how};
+		auto is_left = [&] {
+			return session.query("SELECT count(*) FROM pglock.locks WHERE key ~ '^memory'") != "0";
+		};
+
+		EXPECT_EQ(times_left([&] { pglock::slot_guard(session.get(), key, 2, options).unlock(); },
+							 is_left),
+				  0);
+		EXPECT_FALSE(is_left());
+	}
+	EXPECT_TRUE(pglock::connection_ref(session.get()).session()->holds.empty());
+}
+
+TEST_F(Memory, ALeaseThatCannotBeHadIsNotHeld)
+{
+	for (pglock::statements how : all_statements)
+	{
+		pglock::key key("memory: longer than a short string");
+		pglock::lease_options options{.ttl = std::chrono::seconds(30), .statements = how};
+		auto is_left = [&] {
+			return session.query("SELECT count(pglock.revoke_lease(key)) FROM pglock.leases "
+								 "WHERE key ~ '^memory'") != "0";
+		};
+
+		// of an answer that could not be kept nobody knows the token
+		EXPECT_LE(times_left([&] { pglock::lease_guard(session.get(), key, options).release(); },
+							 is_left),
+				  1);
+		EXPECT_FALSE(is_left());
+	}
 }
