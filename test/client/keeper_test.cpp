@@ -129,12 +129,15 @@ TEST_F(Keeper, HearsOfNewLeasesAtOnce)
 	pglock::kept other = keeper.keep(take(1h));
 	auto fastest = boot_clock::duration::max();
 
+	// the first may meet the thread before it sleeps
 	for (int i = 0; i < 5; i++)
 	{
 		auto start = boot_clock::now();
 		pglock::kept lost = keeper.keep(lease("a", 42));
+		auto time = stop_of(lost.stop_token()) - start;
 
-		fastest = std::min(fastest, stop_of(lost.stop_token()) - start);
+		if (i > 0)
+			fastest = std::min(fastest, time);
 	}
 	EXPECT_LT(fastest, 100ms);
 	EXPECT_FALSE(other.stop_token().stop_requested());

@@ -40,8 +40,8 @@ class Libpq : public testing::Test
 	}
 };
 
-constexpr pglock::options always{.statements = pglock::statements::prepared};
-constexpr pglock::options never{.statements = pglock::statements::unprepared};
+const pglock::options always{.statements = pglock::statements::prepared};
+const pglock::options never{.statements = pglock::statements::unprepared};
 const std::string both = "pglock_lock_1 pglock_release_1";
 } // namespace
 

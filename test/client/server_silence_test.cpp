@@ -15,7 +15,7 @@ using server::libpq_session;
 
 namespace
 {
-constexpr pglock::options in_time{.timeout = 20ms, .grace = 80ms};
+const pglock::options in_time{.timeout = 20ms, .grace = 80ms};
 
 class Silence : public testing::Test
 {

@@ -31,7 +31,7 @@ const std::string acquire =
 const std::string try_ = "SELECT pglock.try_slot($1::text, $2::integer, $3::text)|";
 const std::string release = "SELECT pglock.release_slot($1::text, $2::integer)|";
 
-constexpr pglock::options in_transaction{.scope = pglock::scope::transaction};
+const pglock::options in_transaction{.scope = pglock::scope::transaction};
 
 class Slot : public testing::Test
 {
