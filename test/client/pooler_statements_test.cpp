@@ -1,5 +1,6 @@
 // Prepared statements behind a pooler that gives each transaction one of two sessions: libpq's
 // environment leads there.
+#include "pool.hpp"
 #include "server.hpp"
 
 namespace
@@ -7,35 +8,11 @@ namespace
 using namespace std::chrono_literals;
 using server::libpq_session;
 
-/// Two clients that leave others but one session of the pool at a time.
-class narrow_pool
-{
-  public:
-	narrow_pool()
-	{
-		for (auto &client : clients_)
-			client.begin();
-		clients_[free_].commit();
-	}
-
-	/// Others are given the other session from now on.
-	void
-	change_session()
-	{
-		clients_[free_].begin();
-		free_ = 1 - free_;
-		clients_[free_].commit();
-	}
-
-  private:
-	libpq_session clients_[2];
-	std::size_t free_ = 0;
-};
-
 std::string
 prepared_here(libpq_session &client)
 {
-	return client.query("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'pglock%'");
+	return client.query("SELECT count(*) FROM pg_prepared_statements "
+						"WHERE name IN ('pglock_try_1', 'pglock_release_1')");
 }
 
 void
