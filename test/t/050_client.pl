@@ -186,6 +186,49 @@ cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'),
 $second->{run}->signal('TERM');
 is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
 
+# leader_lease: the next one leads when the lease has ended, and nobody writes without it
+$node->safe_psql('postgres', "UPDATE leadership SET leader = '', token = 0");
+$first = start_example('leader_lease', 'first');
+wait_for_leader('first');
+$second = start_example('leader_lease', 'second');
+$node->poll_query_until('postgres', "SELECT holder = 'first' AND waiters = 1 FROM pglock.leases") or die 'nobody waits';
+$token = $node->safe_psql('postgres', 'SELECT token FROM leadership');
+is($node->safe_psql('postgres', "SELECT pglock.revoke_lease('leader')"), 1, 'leader_lease: is revoked');
+($output, $status) = finish_example($first);
+like($output, qr/^first leads\nfirst(?:: lease "leader" is not held with token $token\n| has to stop$)/,
+	'... of which the leader hears');
+is($status, 1, '... which is a failure');
+wait_for_leader('second');
+cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'), '>', $token, '... and the next one has a greater token');
+$second->{run}->signal('TERM');
+is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM pglock.leases'), 0, '... and gives the lease back');
+
+# job_workers: each does the jobs of its share, and another takes the place of one that ends
+my $jobs = 'INSERT INTO jobs SELECT i FROM generate_series(1, 10) AS i';
+my $done = 'SELECT bool_and(done_by IS NOT NULL) FROM jobs';
+my $shares = 'SELECT string_agg(DISTINCT id % 2 || done_by, \' \') FROM jobs';
+$node->safe_psql('postgres', "CREATE TABLE jobs (id int, done_by text); $jobs");
+my %workers = map { $_ => start_example('job_workers', $_, 2) } 'first', 'second';
+$node->poll_query_until('postgres', $done) or die 'not all jobs are done';
+my %index = map { reverse split /(?<=\d)/ } split / /, $node->safe_psql('postgres', $shares);
+is(join(' ', sort keys %index), 'first second', 'job_workers: each does a share of the jobs');
+$workers{third} = start_example('job_workers', 'third', 2);
+$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pglock.locks WHERE key = 'workers' AND NOT granted")
+  or die 'nobody waits';
+$workers{first}{run}->kill_kill;
+$node->safe_psql('postgres', "TRUNCATE jobs; $jobs");
+$node->poll_query_until('postgres', $done) or die 'not all jobs are done';
+$index{third} = delete $index{first};
+is_deeply({ map { reverse split /(?<=\d)/ } split / /, $node->safe_psql('postgres', $shares) },
+	\%index, '... one that is killed is replaced');
+foreach my $name ('second', 'third')
+{
+	$workers{$name}{run}->signal('TERM');
+	is((finish_example($workers{$name}))[0], "$name is worker $index{$name}\n", '... and each knows its number');
+}
+is(slurp_file($workers{first}{output}), "first is worker $index{third}\n", '... also the one that was replaced');
+
 # coroutine_server: who waits for a lock does not keep the others waiting
 my $socket = "$build/socket";
 my $server = start_example('coroutine_server', $socket, 3);
