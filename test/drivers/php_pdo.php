@@ -9,22 +9,31 @@ require __DIR__ . '/worker.php';
 // [recipe]
 function with_lock(PDO $db, string|int $key, callable $work, ?float $timeout = null, bool $shared = false, string $scope = 'session')
 {
-    try {
-        $take = $db->prepare('CALL pglock.lock(?, make_interval(secs => ?), ?, ?)');
-        $take->execute([$key, $timeout, (int) $shared, $scope]);
-        return $work();
-    } finally {
-        // a signal handler that throws does so when the call has ended: ask that
-        if ($scope === 'session' && isset($take) && $take->errorCode() === PDO::ERR_NONE) {
-            try {
-                if ($db->inTransaction()) $db->rollBack();
-                $db->prepare('SELECT pglock.release(?, ?)')->execute([$key, (int) $shared]);
-            } catch (Throwable $error) {
-                // a PDO is closed when nothing refers to it, but the server can close it at once
-                try { $db->exec('SELECT pg_terminate_backend(pg_backend_pid())'); } catch (PDOException) { }
-                throw $error;
-            }
+    $take = $release = null;
+    // a signal handler that throws does so when the call has ended: ask that
+    $has_run = fn (?PDOStatement $statement) => $statement?->errorCode() === PDO::ERR_NONE;
+    $give_back = function () use ($db, $key, $shared, $scope, $has_run, &$take, &$release) {
+        if ($scope !== 'session' || !$has_run($take) || $has_run($release)) return;
+        try {
+            if ($db->inTransaction()) $db->rollBack();
+            $release = $db->prepare('SELECT pglock.release(?, ?)');
+            $release->execute([$key, (int) $shared]);
+        } catch (Throwable $error) {
+            // a PDO is closed when nothing refers to it, but the server can close it at once
+            try { $db->exec('SELECT pg_terminate_backend(pg_backend_pid())'); } catch (PDOException) { }
+            throw $error;
         }
+    };
+    try {
+        try {
+            $take = $db->prepare('CALL pglock.lock(?, make_interval(secs => ?), ?, ?)');
+            $take->execute([$key, $timeout, (int) $shared, $scope]);
+            return $work();
+        } finally {
+            $give_back();
+        }
+    } finally {
+        $give_back(); // a signal handler may have thrown before the first had begun
     }
 }
 // [end]
