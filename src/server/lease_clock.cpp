@@ -11,8 +11,8 @@
 #include "compat.hpp"
 #include "module.hpp"
 #include "steady_clock.hpp"
+#include "timelines.hpp"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 namespace pglock::lease_clock
@@ -74,15 +74,9 @@ find_start()
 
 /* Did the server become what it is by a promotion since its postmaster started. */
 bool
-is_promoted(TimeLineID timeline)
+is_promoted()
 {
-	char path[MAXPGPATH];
-	struct stat history;
-
-	/* a promotion begins a timeline, and writes its history */
-	TLHistoryFilePath(path, timeline);
-	return timeline > 1 && stat(path, &history) == 0 &&
-		   time_t_to_timestamptz(history.st_mtime + 1) >= PgStartTime;
+	return timelines::history().back().since >= PgStartTime;
 }
 } // namespace
 
@@ -108,7 +102,7 @@ current_run()
 int64
 opens_at()
 {
-	if (settings::lease_grace == 0 || !is_promoted(GetWALInsertionTimeLine()))
+	if (settings::lease_grace == 0 || !is_promoted())
 		return 0;
 	return current_run().began + settings::lease_grace * USECS_PER_SEC;
 }

@@ -25,6 +25,7 @@ int max_holds = 0;
 int max_contended_keys = 1000;
 int lease_grace = 0;
 int lease_retention = SECS_PER_DAY;
+int token_margin = SECS_PER_MINUTE;
 
 static void
 define()
@@ -54,6 +55,11 @@ define()
 							"Until then its holder can renew it, if nobody has taken it over.",
 							&lease_retention, SECS_PER_DAY, 0, INT_MAX, PGC_SUSET, GUC_UNIT_S,
 							nullptr, nullptr, nullptr);
+	DefineCustomIntVariable("pglock.token_margin",
+							"Sets how much lost log of the old primary tokens are safe from.",
+							"After a promotion tokens go on ahead by as much.", &token_margin,
+							SECS_PER_MINUTE, 0, INT_MAX / 1000, PGC_SIGHUP, GUC_UNIT_S, nullptr,
+							nullptr, nullptr);
 	/* it sizes shared memory, which is made once */
 	DefineCustomIntVariable("pglock.max_contended_keys",
 							"Sets for how many keys the server keeps statistics of waits.",

@@ -12,4 +12,5 @@ extern int max_holds;		   /* most locks one session may hold through pglock; 0: 
 extern int max_contended_keys; /* most keys there are statistics of */
 extern int lease_grace;		   /* seconds after a promotion without new leases */
 extern int lease_retention;	   /* seconds for which expired leases are kept */
+extern int token_margin;	   /* seconds of lost log that tokens are safe from */
 } // namespace pglock::settings

@@ -11,11 +11,15 @@
  *   changes without being logged, as PostgreSQL's own does: only in the run that it tells of, which
  *   has its page in memory, is it to be believed. Elsewhere all up to the bound may have been given
  *   out.
+ * - The page's place in the log tells on which timeline the bound was logged. If that was an
+ *   earlier one, greater bounds may be lost with the end of its log. So for each timeline that has
+ *   begun since, the bound is taken to be higher by pglock.token_margin: for each, because whoever
+ *   drew first on one whose log is lost has done so, too. Who draws first logs a bound on this one.
  *
- * A draw waits until the clock has passed the last token, which after a crash may be the bound. So
- * tokens never run ahead of the clock, unless that was set back. Then a standby that has not got
- * the last log records, or an extension that was dropped and created again, gives out greater
- * tokens by its clock alone.
+ * A draw waits until token_clock has passed the last token, which after a crash may be the bound.
+ * So tokens never run ahead of that clock, unless it was set back, or is behind the clock of a
+ * server that was primary before. Then an extension that was dropped and created again gives out
+ * greater tokens by the clock alone.
  *
  * Sessions with another version of the library may draw from it at the same time, so what the
  * numbers mean is for ever.
@@ -27,20 +31,16 @@
 #include "compat.hpp"
 #include "context.hpp"
 #include "holds.hpp"
+#include "module.hpp"
 #include "own_relation.hpp"
+#include "timelines.hpp"
+#include "token_clock.hpp"
 
 namespace pglock
 {
 namespace
 {
-constexpr int64 ahead = USECS_PER_SEC;
-
-int64
-microseconds_since_1970()
-{
-	return GetCurrentTimestamp() +
-		   (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * INT64CONST(86400) * USECS_PER_SEC;
-}
+using token_clock::ahead;
 
 /* A number for this run of the server: another after each start, also after a crash. */
 uint32
@@ -84,12 +84,28 @@ class token_sequence
 		return static_cast<uint64>(data(BufferGetPage(buffer))->log_cnt) >> 32 == run_of_server();
 	}
 
+	/*
+	 * How many timelines have begun since anything was drawn. None if the sequence is not logged:
+	 * then no other server can have drawn from it.
+	 */
+	int
+	timelines_begun() const
+	{
+		return knows_last() || !RelationNeedsWAL(relation) ? 0
+														   : timelines::begun_since(logged_up_to());
+	}
+
+	/* What no token exceeds that was given out, be it in what is lost of the log. */
 	int64
 	last() const
 	{
-		if (!knows_last())
-			return bound();
-		return bound() - static_cast<uint32>(data(BufferGetPage(buffer))->log_cnt);
+		int64 last;
+
+		if (knows_last())
+			return bound() - static_cast<uint32>(data(BufferGetPage(buffer))->log_cnt);
+		return pg_add_s64_overflow(bound(), timelines_begun() * token_clock::margin(), &last)
+				   ? PG_INT64_MAX
+				   : last;
 	}
 
 	/*
@@ -204,6 +220,20 @@ make_durable(XLogRecPtr logged_up_to)
 	durable_up_to = logged_up_to;
 }
 
+void
+log_jump(int64 drawn)
+{
+	int64 ahead_of_clock = drawn - token_clock::wall_clock();
+
+	if (ahead_of_clock > 0)
+		ereport(LOG, (errmsg("fencing tokens of database \"%s\" go on %.1f s ahead of the clock",
+							 get_database_name(MyDatabaseId),
+							 static_cast<double>(ahead_of_clock) / USECS_PER_SEC),
+					  errdetail("A new timeline began, and not all of the old one's log may be "
+								"known. \"pglock.token_margin\" is %d s.",
+								settings::token_margin)));
+}
+
 /* Waits about that many microseconds, unless something is asked of the session. */
 void
 wait_for(int64 microseconds)
@@ -224,24 +254,29 @@ draw_token()
 {
 	for (;;)
 	{
+		/* may read files, and nobody should have to wait for that at the page */
+		timelines::history();
+
 		token_sequence sequence;
 		int64 bound = sequence.bound();
-		int64 now = microseconds_since_1970();
-		int64 ahead_of_clock = sequence.last() - now;
+		int64 last = sequence.last();
+		int64 now = token_clock::now();
+		int64 ahead_of_clock = last - now;
 
-		/* if the clock was set back, by more, it may take too long to pass the last token again */
+		/* if it is more, as when the clock was set back, it may take too long to pass that again */
 		if (ahead_of_clock >= 0 && ahead_of_clock <= ahead)
 		{
 			sequence.close();
 			wait_for(ahead_of_clock);
 			continue;
 		}
-		if (sequence.last() > PG_INT64_MAX - 2 * ahead)
+		if (last > PG_INT64_MAX - 2 * ahead)
 			ereport(ERROR, (errcode(ERRCODE_SEQUENCE_GENERATOR_LIMIT_EXCEEDED),
 							errmsg("no fencing tokens are left"),
 							errdetail("The sequence \"pglock.tokens\" has reached its maximum.")));
 
-		int64 drawn = Max(sequence.last() + 1, now);
+		int64 drawn = Max(last + 1, now);
+		bool is_first_on_timeline = sequence.timelines_begun() > 0;
 
 		/* PostgreSQL wants each who waits for standbys to wait for a place in the log of its own */
 		if (drawn > bound || !sequence.is_logged_since_checkpoint() ||
@@ -252,6 +287,8 @@ draw_token()
 		XLogRecPtr logged_up_to = sequence.logged_up_to();
 
 		sequence.close();
+		if (is_first_on_timeline)
+			log_jump(drawn);
 		make_durable(logged_up_to);
 		return drawn;
 	}
