@@ -56,9 +56,12 @@ class blocking_hold : public hold
 				  slot_count slots = {})
 		: hold(connection, std::move(keys), options, slots), grace_(options.grace),
 		  is_in_time_(options.timeout.has_value())
+#if defined(__cpp_lib_jthread)
+		  ,
+		  stop_(options.stop)
+#endif
 	{
 #if defined(__cpp_lib_jthread)
-		stop_ = options.stop;
 		if (stop_.stop_possible() && !connection.has_control())
 			throw std::invalid_argument("a wait on this connection can't be stopped");
 #endif
