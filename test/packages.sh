@@ -3,7 +3,8 @@
 # and shows that they install where nothing of ours has been before.
 #
 # Debian's packages are built in a new Debian of each suite by the letter of docs/install.md, installed in another,
-# used, and purged again. SUITES="sid" chooses other suites than those with PostgreSQL 15 and 17.
+# used, and purged again; the others on one of the suites. SUITES="sid" chooses other suites than those with
+# PostgreSQL 15 and 17.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -50,9 +51,14 @@ packages() {
 	new_packaging_system "$1" "$user"
 	install_packages
 	remove_packages
-	install_by_pgxn
-	build_rpm
-	build_image "$1"
+	# each of these on one suite: they are made for any system
+	if [[ $1 == "${suites[0]}" ]]; then
+		build_image "$1"
+	fi
+	if [[ $1 == "${suites[-1]}" ]]; then
+		install_by_pgxn
+		build_rpm
+	fi
 	rm -rf "${build:?}" "${user:?}"
 }
 
