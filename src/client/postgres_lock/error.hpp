@@ -125,7 +125,7 @@ throw_error(std::string_view sqlstate, const std::string &message)
 /// Is told of locks that could not be released where no exception can be thrown: in destructors and
 /// in `unlock()`. If the server has refused that, the connection is closed. Otherwise, unless it is
 /// lost, the session still holds the lock, until an object takes or releases a lock on the
-/// connection: that first releases what could not be.
+/// connection: that first releases what could not be. A lease ends by itself.
 using release_failure_handler = std::function<void(const key &, const std::exception &)>;
 
 namespace detail
