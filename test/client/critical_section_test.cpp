@@ -1,5 +1,9 @@
 // What may be a statement of a critical section, and what is refused before anything is sent.
+#include <cstdint>
+#include <limits>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include <gtest/gtest.h>
 #include <postgres_lock/critical_section.hpp>
@@ -43,4 +47,25 @@ TEST(Query, TextsThatCannotBeSentAreRefused)
 	EXPECT_THROW(query("SELECT $1", {zero}), std::invalid_argument);
 	EXPECT_THROW((void)query::prepared(zero), std::invalid_argument);
 	EXPECT_THROW(query(static_cast<const char *>(nullptr)), std::invalid_argument);
+}
+
+TEST(Query, ParametersAreTextsNumbersAndNulls)
+{
+	using pglock::parameter;
+
+	EXPECT_STREQ(parameter("a").text(), "a");
+	EXPECT_STREQ(parameter(std::string("a")).text(), "a");
+	EXPECT_STREQ(parameter(std::string_view("a")).text(), "a");
+	EXPECT_STREQ(parameter(42).text(), "42");
+	EXPECT_STREQ(parameter(std::numeric_limits<std::int64_t>::min()).text(),
+				 "-9223372036854775808");
+	EXPECT_STREQ(parameter(0.1).text(), "0.1");
+	EXPECT_STREQ(parameter(std::numeric_limits<double>::infinity()).text(), "inf");
+	EXPECT_STREQ(parameter(true).text(), "t");
+	EXPECT_STREQ(parameter(std::optional(42)).text(), "42");
+	EXPECT_EQ(parameter(std::optional<std::string>()).text(), nullptr);
+	EXPECT_EQ(parameter(std::nullopt).text(), nullptr);
+	EXPECT_EQ(parameter().text(), nullptr);
+	EXPECT_THROW(parameter(static_cast<const char *>(nullptr)), std::invalid_argument);
+	EXPECT_NO_THROW(query("SELECT $1, $2, $3", {42, "a", std::nullopt}));
 }

@@ -64,5 +64,5 @@ TEST(FailureHandler, WithoutOneALineIsWritten)
 	testing::internal::CaptureStderr();
 	pglock::detail::report_release_failure("a", pglock::error("why"));
 	EXPECT_EQ(testing::internal::GetCapturedStderr(),
-			  "postgres_lock: could not release lock \"a\": why\n");
+			  "postgres_lock: could not release \"a\": why\n");
 }

@@ -1,5 +1,6 @@
 // What a guard does at its end: after success, after errors, in which order.
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -433,4 +434,50 @@ TEST_F(Guard, AnotherProcessForgetsItAndSendsNothing)
 	mutex.unlock_shared();
 	EXPECT_TRUE(lock.release());
 	EXPECT_EQ(connection.asked().size(), 5u) << "ROLLBACK and four releases";
+}
+
+TEST_F(Guard, TakesTheKeysOfARange)
+{
+	const std::string all =
+		"SELECT pglock.acquire_all($1::text[], $2::interval, $3::boolean, $4::text)|";
+
+	{
+		guard texts(connection, std::vector<std::string>{"b", "a"});
+		guard numbers(connection, std::set<int>{2, 1});
+		guard one(connection, std::vector<const char *>{"c"});
+	}
+
+	texts asked = connection.asked();
+
+	ASSERT_GE(asked.size(), 3U);
+	EXPECT_EQ(asked[0], all + "{\"a\",\"b\"}|NULL|f|session");
+	EXPECT_EQ(asked[1], all + "{\"1\",\"2\"}|NULL|f|session");
+	EXPECT_EQ(asked[2], "CALL pglock.lock($1::text)|c");
+	EXPECT_THROW(guard none(connection, std::vector<std::string>()), std::invalid_argument);
+}
+
+TEST_F(Guard, IsNotThereIfTheLockIsNotToBeHad)
+{
+	connection.answer("f");
+	EXPECT_FALSE(pglock::try_guard(connection, "a"));
+	EXPECT_EQ(connection.asked(),
+			  texts{"SELECT pglock.try($1::text, $2::boolean, $3::text)|a|f|session"});
+
+	connection.fail("55P03", "could not acquire lock \"a\" in time");
+	EXPECT_FALSE(pglock::try_guard(connection, "a", {.timeout = 1s}));
+	EXPECT_EQ(connection.asked(),
+			  texts{"CALL pglock.lock($1::text, $2::interval, $3::boolean)|a|1000 ms|f"});
+
+	connection.fail("57014");
+	EXPECT_THROW((void)pglock::try_guard(connection, "a"), pglock::error);
+	connection.asked();
+
+	{
+		auto guard = pglock::try_guard(connection, "a");
+
+		ASSERT_TRUE(guard);
+		EXPECT_TRUE(guard->locked());
+		connection.asked();
+	}
+	EXPECT_EQ(connection.asked(), texts{release + "a"});
 }

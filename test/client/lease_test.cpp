@@ -541,7 +541,7 @@ TEST_F(Lease, AGuardMayOutliveItsConnection)
 		EXPECT_FALSE(held.expired()) << "another connection may renew it";
 		EXPECT_TRUE(held.lease().renew(connection));
 	}
-	EXPECT_EQ(heard.all(), texts{"a: the connection of lock \"a\" is closed"});
+	EXPECT_EQ(heard.all(), texts{"a: the connection for \"a\" is closed"});
 }
 
 TEST_F(Lease, AGuardGoesOnInANewSession)

@@ -148,7 +148,7 @@ report_release_failure(const key &key, const std::exception &failure) noexcept
 		if (told)
 			(*told)(key, failure);
 		else
-			std::fprintf(stderr, "postgres_lock: could not release lock \"%s\": %s\n",
+			std::fprintf(stderr, "postgres_lock: could not release \"%s\": %s\n",
 						 key.text().c_str(), failure.what());
 	}
 	catch (...)

@@ -18,6 +18,14 @@ template <typename T>
 concept number = std::integral<T> && !std::same_as<T, bool> && !std::same_as<T, char> &&
 				 !std::same_as<T, wchar_t> && !std::same_as<T, char8_t> &&
 				 !std::same_as<T, char16_t> && !std::same_as<T, char32_t>;
+
+[[nodiscard]] inline const char *
+not_null(const char *text, const char *otherwise)
+{
+	if (text == nullptr)
+		throw std::invalid_argument(otherwise);
+	return text;
+}
 } // namespace detail
 
 /// The name of a lock: text in the client encoding of the connection, of any length, also empty.
@@ -38,7 +46,8 @@ class key
 	{
 	}
 
-	key(const char *text) : key(std::string(not_null(text)))
+	key(const char *text)
+		: key(std::string(detail::not_null(text, "a lock's key must not be null")))
 	{
 	}
 
@@ -60,14 +69,6 @@ class key
 	friend auto operator<=>(const key &, const key &) = default;
 
   private:
-	static const char *
-	not_null(const char *text)
-	{
-		if (text == nullptr)
-			throw std::invalid_argument("a lock's key must not be null");
-		return text;
-	}
-
 	std::string text_;
 };
 } // namespace pglock

@@ -7,8 +7,8 @@
 
 #include <chrono>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -16,6 +16,7 @@
 #include "connection.hpp"
 #include "detail/blocking_hold.hpp"
 #include "detail/guarded.hpp"
+#include "detail/keys.hpp"
 #include "detail/refusal.hpp"
 #include "detail/request.hpp"
 #include "detail/statements.hpp"
@@ -167,29 +168,32 @@ class lock
 class [[nodiscard]] guard
 {
   public:
-	/// Takes the lock and waits as long as the options say. Throws `timeout_error` if the time
-	/// passes, and what `lock::acquire()` throws.
-	[[nodiscard]] guard(connection_ref connection, key key, const options &options = {})
-		: guard(connection, std::vector<pglock::key>{std::move(key)}, options)
+	/// Takes the locks and waits as long as the options say: of one key, of several in braces, or
+	/// of a range of them. Throws `timeout_error` if the time passes, and what `lock::acquire()`
+	/// throws.
+	///
+	/// Several are taken all or none, in one order everywhere, so that callers that hold nothing
+	/// else can't deadlock on each other. A key that is there twice counts once; one timeout for
+	/// all. Unlike the wait for one lock outside a transaction block, this wait keeps a snapshot.
+	/// Throws `std::invalid_argument` if there are no keys.
+	[[nodiscard]] guard(connection_ref connection, detail::keys_argument keys,
+						const options &options = {})
+		: guard(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options))
 	{
+		if (!held().take(options.timeout))
+			held().throw_timeout();
 	}
 
-	/// Takes all the locks or none, in one order everywhere, so that callers that hold nothing else
-	/// can't deadlock on each other. A key that is there twice counts once; one timeout for all.
-	/// Unlike the wait for one lock outside a transaction block, this wait keeps a snapshot. Throws
-	/// `std::invalid_argument` if there are no keys.
-	[[nodiscard]] guard(connection_ref connection, std::initializer_list<key> keys,
-						const options &options = {})
-		: guard(connection, std::vector<key>(keys), options)
+	/// The same, but nothing if the time passes; without a timeout among the options it does not
+	/// wait.
+	[[nodiscard]] static std::optional<guard>
+	attempt(connection_ref connection, detail::keys_argument keys, const options &options = {})
 	{
-	}
+		guard wanted(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options));
 
-	/// The same.
-	[[nodiscard]] guard(connection_ref connection, std::vector<key> keys,
-						const options &options = {})
-		: guard(std::make_unique<detail::blocking_hold>(connection, std::move(keys), options),
-				options.timeout)
-	{
+		if (!wanted.held().take(options.timeout.value_or(std::chrono::milliseconds::zero())))
+			return std::nullopt;
+		return wanted;
 	}
 
 	/// Gives the locks back before the end. Harmless if they are not held any more. Throws as
@@ -230,12 +234,9 @@ class [[nodiscard]] guard
 	}
 
   protected:
-	/// Takes what is wanted.
-	guard(std::unique_ptr<detail::blocking_hold> wanted, const detail::wait_time &timeout)
-		: hold_(std::move(wanted))
+	/// Takes nothing yet.
+	explicit guard(std::unique_ptr<detail::blocking_hold> wanted) : hold_(std::move(wanted))
 	{
-		if (!held().take(timeout))
-			held().throw_timeout();
 	}
 
 	[[nodiscard]] detail::blocking_hold &
@@ -250,6 +251,15 @@ class [[nodiscard]] guard
 	detail::guarded<std::unique_ptr<detail::blocking_hold>> hold_;
 };
 
+/// Holds locks if they are to be had at once, or within the timeout of the options; otherwise
+/// nothing: `if (auto guard = pglock::try_guard(connection, "key")) ...`. Keys, options and errors
+/// are those of `guard`.
+[[nodiscard]] inline std::optional<guard>
+try_guard(connection_ref connection, detail::keys_argument keys, const options &options = {})
+{
+	return guard::attempt(std::move(connection), std::move(keys), options);
+}
+
 /// Holds one of the slots of a key as long as it lives: of so many sessions or transactions at a
 /// time. Otherwise as `guard`. A connection can hold several slots of a key, each by a guard of its
 /// own; if it holds all of them, to wait for another is an `error` with 55000.
@@ -262,9 +272,10 @@ class [[nodiscard]] slot_guard : guard
 							 const options &options = {})
 		: guard(std::make_unique<detail::blocking_hold>(connection,
 														std::vector<pglock::key>{std::move(key)},
-														options, slots),
-				options.timeout)
+														options, slots))
 	{
+		if (!held().take(options.timeout))
+			held().throw_timeout();
 	}
 
 	/// The number of the slot, from 1 to the number of slots.

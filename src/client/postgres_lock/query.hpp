@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <concepts>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -12,11 +14,74 @@
 
 #include "detail/first_word.hpp"
 #include "detail/pipeline.hpp"
+#include "key.hpp"
 
 namespace pglock
 {
-/// The value of a parameter in PostgreSQL's text format. `std::nullopt` is NULL.
-using parameter = std::optional<std::string>;
+/// The value of a parameter: text in PostgreSQL's format, a number, or a `bool`. `std::nullopt`, an
+/// empty `std::optional` and what is made from nothing are NULL. Throws `std::invalid_argument` for
+/// a null `char` pointer.
+class parameter
+{
+  public:
+	parameter() = default;
+
+	parameter(std::nullopt_t) noexcept
+	{
+	}
+
+	parameter(std::string text) noexcept : text_(std::move(text))
+	{
+	}
+
+	parameter(std::string_view text) : text_(text)
+	{
+	}
+
+	parameter(const char *text) : text_(detail::not_null(text, "a parameter must not be null"))
+	{
+	}
+
+	parameter(std::same_as<bool> auto value) : text_(value ? "t" : "f")
+	{
+	}
+
+	template <detail::number T> parameter(T number) : text_(std::to_string(number))
+	{
+	}
+
+	/// As many digits as it takes to be the same number again.
+	template <std::floating_point T> parameter(T number)
+	{
+		std::array<char, 64> digits;
+		auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), number);
+
+		text_.emplace(digits.data(), end);
+	}
+
+	template <std::convertible_to<parameter> T> parameter(const std::optional<T> &value)
+	{
+		if (value)
+			*this = parameter(*value);
+	}
+
+	/// Null for NULL.
+	[[nodiscard]] const char *
+	text() const noexcept
+	{
+		return text_ ? text_->c_str() : nullptr;
+	}
+
+	/// For the library itself.
+	[[nodiscard]] const std::optional<std::string> &
+	value() const noexcept
+	{
+		return text_;
+	}
+
+  private:
+	std::optional<std::string> text_;
+};
 
 /// One SQL statement of a critical section, with `$1` and so on for its parameters:
 /// `pglock::query{"UPDATE accounts SET balance = 0 WHERE id = $1", {"42"}}`. Text alone converts.
@@ -43,7 +108,8 @@ class query
 	}
 
 	query(const char *text, std::vector<parameter> values = {})
-		: query(std::string(not_null(text)), std::move(values))
+		: query(std::string(detail::not_null(text, "a statement must not be null")),
+				std::move(values))
 	{
 	}
 
@@ -63,7 +129,7 @@ class query
 
 		values.reserve(values_.size());
 		for (const parameter &each : values_)
-			values.push_back(each ? each->c_str() : nullptr);
+			values.push_back(each.text());
 		if (is_prepared_)
 			pipeline.send_prepared(text_.c_str(), values);
 		else
@@ -81,8 +147,8 @@ class query
 	{
 		check(text_);
 		for (const parameter &each : values_)
-			if (each)
-				check(*each);
+			if (each.value())
+				check(*each.value());
 	}
 
 	static void
@@ -90,14 +156,6 @@ class query
 	{
 		if (text.find('\0') != std::string::npos)
 			throw std::invalid_argument("a statement must not contain a zero byte");
-	}
-
-	static const char *
-	not_null(const char *text)
-	{
-		if (text == nullptr)
-			throw std::invalid_argument("a statement must not be null");
-		return text;
 	}
 
 	std::string text_;

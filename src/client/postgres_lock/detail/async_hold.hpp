@@ -14,6 +14,7 @@
 #include "blocking_hold.hpp"
 #include "channel.hpp"
 #include "interruption.hpp"
+#include "keys.hpp"
 #include "request.hpp"
 
 namespace pglock::detail
@@ -39,32 +40,6 @@ class executor_argument
 
   private:
 	asio::any_io_executor executor_;
-};
-
-/// Keys, one or several. Braces make one of them without an array, which GCC before 13 can't have
-/// in a co_await expression.
-class keys_argument
-{
-  public:
-	template <std::convertible_to<key>... Keys>
-	requires(sizeof...(Keys) > 0) keys_argument(Keys &&...keys)
-	{
-		keys_.reserve(sizeof...(keys));
-		(keys_.emplace_back(std::forward<Keys>(keys)), ...);
-	}
-
-	// cppcheck-suppress passedByValue ; it does not see the move
-	keys_argument(std::vector<key> keys) noexcept : keys_(std::move(keys))
-	{
-	}
-
-	operator std::vector<key>() &&noexcept
-	{
-		return std::move(keys_);
-	}
-
-  private:
-	std::vector<key> keys_;
 };
 
 /// A hold and its channel. Operations keep it, so that it outlives the object of the user.

@@ -85,7 +85,7 @@ class critical_section
 			throw std::invalid_argument("a critical section has transaction scope");
 		check_session(*session_, key);
 		if (ref_.lost())
-			throw connection_lost("the connection of lock \"" + key.text() + "\" is lost");
+			throw connection_lost("the connection for \"" + key.text() + "\" is lost");
 		switch (ref_.status())
 		{
 			case transaction_status::busy:

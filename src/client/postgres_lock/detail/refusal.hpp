@@ -26,7 +26,7 @@ throw_held_by_this(const key &key)
 [[noreturn]] inline void
 throw_busy(const key &key)
 {
-	throw error("the connection of lock \"" + key.text() + "\" is busy with another command");
+	throw error("the connection for \"" + key.text() + "\" is busy with another command");
 }
 
 /// Throws if nothing may be sent over the session's connection.
@@ -34,9 +34,9 @@ inline void
 check_session(const session &session, const key &key)
 {
 	if (!session.is_ours())
-		throw connection_lost("the connection of lock \"" + key.text() +
+		throw connection_lost("the connection for \"" + key.text() +
 							  "\" belongs to the process that this one was forked from");
 	if (!session.alive)
-		throw connection_lost("the connection of lock \"" + key.text() + "\" is closed");
+		throw connection_lost("the connection for \"" + key.text() + "\" is closed");
 }
 } // namespace pglock::detail
