@@ -20,6 +20,7 @@ is_deeply(
 		'End the lease of `nightly report`',
 		'Leases',
 		'Prepared transactions that hold a lock',
+		'Slots',
 		'Stranded locks',
 		'The longest held',
 		'The most contended keys',
@@ -232,6 +233,18 @@ is(answer($recipe, "string_agg(key || waits, ',' ORDER BY key)"), 'batch1,leader
 	'... and all whose waits have ended');
 is( answer($recipe, 'array_agg(total_wait_time) = array_agg(total_wait_time ORDER BY total_wait_time DESC)'),
 	't', '... those waited for longest first');
+
+# slots, of which one is waited for
+my $exporter = begin_session('exporter');
+my $next = begin_session('next');
+
+$exporter->query_safe("SELECT pglock.acquire_slot('exports', 2) FROM generate_series(1, 2)");
+start_waiting($next, "SELECT pglock.acquire_slot('exports', 2)");
+wait_for_waiter($node, 'exports');
+is(as_operator($recipes{'Slots'}), "exports|2|1|{\"1: $pids{exporter}\",\"2: $pids{exporter}\"}",
+	'slots: how many are held and waited for, and by whom');
+$exporter->query_safe('SELECT pglock.release_all()');
+is(finish_waiting($next), '00000', '... and who waits gets one');
 
 # leases, those first that are nearest to their end
 my $leaseholder = begin_session('leaseholder');
