@@ -30,6 +30,7 @@ class parameter
 	{
 	}
 
+	// cppcheck-suppress passedByValue ; it does not see the move
 	parameter(std::string text) noexcept : text_(std::move(text))
 	{
 	}
