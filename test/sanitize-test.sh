@@ -11,7 +11,7 @@ source "$(dirname "$0")/lib.sh"
 # shellcheck source=checking.sh
 source "$root/test/checking.sh"
 
-not_sanitized='upgrade|two_libraries|pg_upgrade|build|lease_exclusion|lease_clock|token_clock'
+not_sanitized='upgrade|two_libraries|pg_upgrade|build|lease_exclusion|lease_clock|token_clock|stopped_clock'
 
 main() {
 	begin

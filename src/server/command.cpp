@@ -1,8 +1,9 @@
 /*
  * command.cpp: the client's command: which one runs, and whether it has failed.
  *
- * PostgreSQL has no name for it. A message of the client is known by its time, and a portal by its
- * name and the time at which it was made.
+ * PostgreSQL has no name for it. A message of the client is known by its time as long as it is
+ * dealt with, since the next may come within one tick of the clock. A portal is known by its
+ * address until it is dropped.
  */
 #include "command.hpp"
 
@@ -24,34 +25,16 @@ is_complete(const PortalData &portal)
 struct statement
 {
 	id command;
-	TimestampTz created; /* the portal, which may be gone */
-	char name[NAMEDATALEN];
+	const PortalData *portal; /* nullptr: it has been dropped */
 	bool is_extended;
 	bool has_taken;
 	bool has_failed;
-
-	bool
-	is(const PortalData *portal) const
-	{
-		return portal != nullptr && portal->creation_time == created &&
-			   strcmp(portal->name, name) == 0;
-	}
-
-	Portal
-	portal() const
-	{
-		Portal found = GetPortalByName(name);
-
-		return is(found) ? found : nullptr;
-	}
 
 	/* Was the portal ended before its own end, by an error of its own or with its transaction. */
 	bool
 	was_cut_short() const
 	{
-		const PortalData *found = portal();
-
-		return found != nullptr && found->status == PORTAL_FAILED && !is_complete(*found);
+		return portal != nullptr && portal->status == PORTAL_FAILED && !is_complete(*portal);
 	}
 };
 
@@ -60,13 +43,9 @@ id first_of_transaction = 1;
 bool any_has_taken = false; /* of those that may still fail */
 bool is_over = false;		/* has the transaction ended that they were in */
 
-/* The statement that began last, in which message, and the address of its portal while it runs. */
+/* The statement that began last, and in which message, if that is not over. */
 statement last;
 TimestampTz message = 0;
-const PortalData *running = nullptr;
-
-/* The end of the message in which a command last took something. */
-message_end end_of_taking([] {});
 
 /* Has the last statement begun where only a rollback is allowed. */
 bool is_in_failed_block = false;
@@ -76,7 +55,7 @@ statement *suspended = nullptr;
 int suspended_count = 0;
 int suspended_room = 0;
 
-/* What the commit that a message brought about runs. */
+/* What the commit that a message brought about runs, if that is not over. */
 struct
 {
 	TimestampTz message;
@@ -84,16 +63,40 @@ struct
 	bool has_failed;
 } commit;
 
+message_end end_of_message([] { message = commit.message = 0; });
+
+/* Called when a portal is dropped. */
+void
+forget(void *portal)
+{
+	if (last.portal == portal)
+		last.portal = nullptr;
+	for (int i = 0; i < suspended_count; i++)
+		if (suspended[i].portal == portal)
+			suspended[i].portal = nullptr;
+}
+
+/* Makes it the portal of the last statement. May raise 53200. */
+void
+set_portal(Portal portal)
+{
+	auto callback = static_cast<MemoryContextCallback *>(
+		MemoryContextAlloc(portal->portalContext, sizeof(MemoryContextCallback)));
+
+	callback->func = forget;
+	callback->arg = portal;
+	MemoryContextRegisterResetCallback(portal->portalContext, callback);
+	last.portal = portal;
+}
+
 /* Remembers the last statement if it may go on after another one. */
 void
 suspend_last()
 {
-	if (!last.is_extended || !last.has_taken)
-		return;
+	const PortalData *portal = last.portal;
 
-	const PortalData *portal = last.portal();
-
-	if (portal == nullptr || is_complete(*portal) || portal->status == PORTAL_FAILED)
+	if (!last.is_extended || !last.has_taken || portal == nullptr || is_complete(*portal) ||
+		portal->status == PORTAL_FAILED)
 		return;
 	if (suspended_count == suspended_room)
 	{
@@ -112,10 +115,10 @@ suspend_last()
 bool
 resume(const PortalData *portal)
 {
-	if (last.is(portal))
+	if (last.portal == portal)
 		return true;
 	for (int i = 0; i < suspended_count; i++)
-		if (suspended[i].is(portal))
+		if (suspended[i].portal == portal)
 		{
 			statement resumed = suspended[i];
 
@@ -131,13 +134,9 @@ resume(const PortalData *portal)
 bool
 is_running()
 {
-	if (ActivePortal == nullptr || ActivePortal == running)
-		return ActivePortal != nullptr;
-
 	/* what it runs may have portals of its own */
-	const PortalData *portal = last.portal();
-
-	return portal != nullptr && portal->status == PORTAL_ACTIVE;
+	return ActivePortal != nullptr && last.portal != nullptr &&
+		   last.portal->status == PORTAL_ACTIVE;
 }
 } // namespace
 
@@ -145,11 +144,17 @@ void
 begin()
 {
 	TimestampTz now = GetCurrentStatementStartTimestamp();
-	const PortalData *portal = ActivePortal;
+	Portal portal = ActivePortal;
 
-	/* within one message the first is the client's own, whatever that runs */
-	if (now == message || portal == nullptr)
+	if (portal == nullptr)
 		return;
+	if (now == message)
+	{
+		/* the first is the client's own, whatever that runs; a string has a portal for each */
+		if (last.portal == nullptr)
+			set_portal(portal);
+		return;
+	}
 	any_has_taken = any_has_taken && !is_over;
 	is_over = false;
 	if (!portal->visible || portal->atStart || !resume(portal))
@@ -157,13 +162,19 @@ begin()
 		suspend_last();
 		last = {};
 		last.command = ++newest;
-		last.created = portal->creation_time;
 		last.is_extended = portal->visible;
-		strlcpy(last.name, portal->name, sizeof(last.name));
+		set_portal(portal);
 	}
 	message = now;
-	running = portal;
+	end_of_message.await();
 	is_in_failed_block = IsAbortedTransactionBlockState();
+}
+
+void
+expect_taking()
+{
+	if (newest == 0)
+		begin();
 }
 
 id
@@ -172,16 +183,14 @@ current()
 	TimestampTz now = GetCurrentStatementStartTimestamp();
 
 	any_has_taken = true;
-	if (message == 0)
-		begin(); /* the library was loaded by this statement */
 	if (now == message && is_running())
 	{
 		last.has_taken = true;
-		end_of_taking.await();
 		return last.command;
 	}
 	if (commit.message != now)
 		commit = {now, ++newest, false};
+	end_of_message.await();
 	return commit.command;
 }
 
@@ -220,7 +229,7 @@ find_failed()
 		return false;
 
 	/* a string is complete when its message is, which may have to commit yet */
-	last.has_failed = last.is_extended ? last.was_cut_short() : end_of_taking.is_to_come();
+	last.has_failed = last.is_extended ? last.was_cut_short() : message != 0;
 	for (int i = 0; i < suspended_count; i++)
 		suspended[i].has_failed = suspended[i].was_cut_short();
 	commit.has_failed = now == commit.message;

@@ -23,7 +23,11 @@ using id = int64;
 /* To be called when a statement begins that may be the client's own. May raise 53200. */
 void begin();
 
-/* The command that runs, which takes something. */
+/* To be called before something is taken: the running statement may have loaded the library. May
+ * raise 53200. */
+void expect_taking();
+
+/* The command that runs, which takes something. Never raises. */
 id current();
 
 /* May the command still take anything. The older ones of the same transaction may. */

@@ -110,6 +110,7 @@ reserve(const lock_key &key)
 {
 	forget_request();
 	check_limit(key);
+	command::expect_taking();
 
 	hold &h = open_books(key);
 

@@ -32,13 +32,6 @@ class message_end
 		MemoryContextRegisterResetCallback(MessageContext, &callback);
 	}
 
-	/* Is the message still being dealt with. */
-	bool
-	is_to_come() const
-	{
-		return is_awaited;
-	}
-
   private:
 	void
 	reach()

@@ -98,7 +98,7 @@ sub wait_for_waiter
 	$count //= 1;
 	$node->poll_query_until('postgres',
 		"SELECT count(*) = $count FROM pg_locks WHERE locktype = 'advisory' AND (NOT granted OR objsubid = 5) $which")
-	  or die "nobody waits";
+	  or die "nobody waits:\n" . $node->safe_psql('postgres', 'SELECT pid, state, wait_event, query FROM pg_stat_activity');
 	return;
 }
 

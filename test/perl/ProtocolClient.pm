@@ -699,7 +699,14 @@ sub compare_locks
 	return @faults;
 }
 
-sub own_books { return $_[0]{session}->ask('SELECT lock_id, mode, scope, depth FROM pglock.session_holds() WHERE depth IS NOT NULL ORDER BY 1, 2, 3'); }
+sub own_books
+{
+	my ($self) = @_;
+
+	# the question takes the unnamed portal, like every query
+	delete $self->{portals}{''};
+	return $self->{session}->ask('SELECT lock_id, mode, scope, depth FROM pglock.session_holds() WHERE depth IS NOT NULL ORDER BY 1, 2, 3');
+}
 
 # Compares with what own_books() said; `names` of the lock ids.
 sub compare_books

@@ -1,4 +1,4 @@
-# WallClock: the wall clock that servers are told, which a test can set. Their other clocks are right.
+# WallClock: the wall clock that servers are told, which a test can set and stop. Their other clocks are right.
 
 package WallClock;
 
@@ -23,14 +23,20 @@ sub _build
 #include <sys/time.h>
 #include <unistd.h>
 
-/* by how many seconds the wall clock is ahead: the content of a file */
-static const volatile int64_t *
-ahead()
+/* the content of a file */
+struct setting
+{
+	int64_t ahead;		/* by how many seconds the wall clock is ahead */
+	int64_t stopped_at; /* in seconds, before that is added; 0: it goes */
+};
+
+static const volatile setting *
+set()
 {
 	static const int file = open(getenv("SHIFT_FILE"), O_RDONLY);
-	static void *const content = mmap(nullptr, sizeof(int64_t), PROT_READ, MAP_SHARED, file, 0);
+	static void *const content = mmap(nullptr, sizeof(setting), PROT_READ, MAP_SHARED, file, 0);
 
-	return static_cast<const int64_t *>(content);
+	return static_cast<const setting *>(content);
 }
 
 extern "C" int
@@ -38,8 +44,11 @@ clock_gettime(clockid_t clock, timespec *time) noexcept
 {
 	auto result = static_cast<int>(syscall(SYS_clock_gettime, clock, time));
 
-	if (result == 0 && clock == CLOCK_REALTIME)
-		time->tv_sec += *ahead();
+	if (result != 0 || clock != CLOCK_REALTIME)
+		return result;
+	if (set()->stopped_at != 0)
+		*time = {set()->stopped_at, 0};
+	time->tv_sec += set()->ahead;
 	return result;
 }
 
@@ -71,7 +80,7 @@ stat(const char *path, struct stat *file) noexcept
 	auto result = static_cast<int>(syscall(SYS_newfstatat, AT_FDCWD, path, file, 0));
 
 	if (result == 0)
-		file->st_mtim.tv_sec += *ahead();
+		file->st_mtim.tv_sec += set()->ahead;
 	return result;
 }
 
@@ -93,7 +102,7 @@ sub new
 	my $self = bless { file => PostgreSQL::Test::Utils::tempdir() . '/shift' }, $class;
 
 	$library //= _build();
-	append_to_file($self->{file}, pack 'q', 0);
+	append_to_file($self->{file}, pack 'qq', 0, 0);
 	return $self;
 }
 
@@ -102,9 +111,24 @@ sub set
 {
 	my ($self, $seconds) = @_;
 
+	return $self->_write($seconds, 0);
+}
+
+# It stands still, until it is set.
+sub stop
+{
+	my ($self) = @_;
+
+	return $self->_write(0, time);
+}
+
+sub _write
+{
+	my ($self, @setting) = @_;
+
 	# the same file, which servers have mapped
 	open my $file, '+<', $self->{file} or die $!;
-	syswrite($file, pack('q', $seconds), 8) == 8 or die $!;
+	syswrite($file, pack('qq', @setting), 16) == 16 or die $!;
 	close $file;
 	return;
 }

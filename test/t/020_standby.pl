@@ -11,7 +11,7 @@ use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $primary = new_server('primary', init => { allows_streaming => 1 });
+my $primary = new_server('primary', init => { allows_streaming => 1 }, conf => "autovacuum = off\n");
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 
 $primary->backup('backup');
