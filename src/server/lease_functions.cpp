@@ -161,6 +161,7 @@ renew_leases(FunctionCallInfo fcinfo)
 		columns.add(tokens[i]);
 		columns.put(fcinfo);
 	}
+	leases::make_renewals_durable();
 	return 0;
 }
 

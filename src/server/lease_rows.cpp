@@ -6,7 +6,8 @@
  * and without a snapshot, and does not get slower where an old snapshot keeps dead versions.
  *
  * A change in place is logged as any change to the page, and not flushed. After a crash each lease
- * has its whole time again, so it does not matter what was lost of it.
+ * has its whole time again, so it does not matter that a renewal was lost, unless it made that time
+ * longer; leases.cpp sees to that.
  */
 #include "lease_rows.hpp"
 

@@ -3,10 +3,14 @@
  *
  * What has become of a lease is judged with the locks held that make the answer last: the lock of
  * the slot for those who release and check, that of the buffer for who renews.
+ *
+ * A renewal need not survive a crash, after which each lease has its whole time again, unless that
+ * time has become longer.
  */
 #include "leases.hpp"
 
 #include "deadline.hpp"
+#include "durability.hpp"
 #include "lease_commit.hpp"
 #include "lease_expiry.hpp"
 #include "lease_locks.hpp"
@@ -19,6 +23,9 @@ namespace
 {
 using lease_expiry::end_of;
 using lease_expiry::is_expired;
+
+/* Where the log ends that says of leases of this session's renewals that they last longer. */
+XLogRecPtr lengthened_up_to = InvalidXLogRecPtr;
 
 /* Raises 42501 unless the user may use the lease. */
 void
@@ -103,6 +110,7 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 	lease_clock::run run = lease_clock::current_run();
 	TimestampTz time = GetCurrentTimestamp();
 	bool ends_sooner = false;
+	bool is_lengthened = false;
 
 	if (lease.state == lease_state::none)
 		return false;
@@ -113,6 +121,7 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 		/* 0: claimed by a takeover */
 		if (row.expires == 0)
 			return false;
+		is_lengthened = ttl > row.ttl;
 		row.ttl = ttl != same_ttl ? ttl : row.ttl;
 		row.expires = steady_clock::now() + row.ttl;
 		row.run = run.id;
@@ -121,6 +130,8 @@ renew(lease_rows &rows, const found_lease &lease, int64 ttl)
 		return true;
 	});
 
+	if (is_lengthened)
+		lengthened_up_to = XactLastRecEnd;
 	if (ends_sooner)
 		lease_queue::wake(lease.row.key_id);
 	return is_renewed;
@@ -134,6 +145,7 @@ renew(const lock_key &key, int64 token, int64 ttl)
 	bool is_renewed = renew(rows, find(rows, key, token), ttl);
 
 	rows.close();
+	make_renewals_durable();
 	return is_renewed;
 }
 
@@ -150,6 +162,12 @@ renew(int64 token, int64 ttl)
 
 	rows.close();
 	return is_renewed;
+}
+
+void
+make_renewals_durable()
+{
+	durability::await(lengthened_up_to, "the renewal of a lease");
 }
 
 bool

@@ -17,8 +17,14 @@ constexpr int64 same_ttl = 0;
 /* The lease has its whole time again, or another. False: it is not there, or was taken over. */
 bool renew(const lock_key &key, int64 token, int64 ttl);
 
-/* The same, whatever the key. */
+/* The same, whatever the key. A crash may undo it until make_renewals_durable(). */
 bool renew(int64 token, int64 ttl);
+
+/*
+ * What was renewed is safe from crashes and promotions, as far as that is needed. Raises 57014 if a
+ * cancel ends a wait for standbys.
+ */
+void make_renewals_durable();
 
 /* False: it is not there, or was taken over. */
 bool release(const lock_key &key, int64 token);

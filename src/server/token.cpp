@@ -30,6 +30,7 @@
 
 #include "compat.hpp"
 #include "context.hpp"
+#include "durability.hpp"
 #include "holds.hpp"
 #include "module.hpp"
 #include "own_relation.hpp"
@@ -166,60 +167,6 @@ class token_sequence
 };
 static_assert(std::is_trivially_destructible_v<token_sequence>);
 
-/* Have as many synchronous standbys as are wanted flushed the log up to there. */
-bool
-is_replicated(XLogRecPtr logged_up_to)
-{
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	bool replicated =
-		!compat::has_synchronous_standbys() || WalSndCtl->lsn[SYNC_REP_WAIT_FLUSH] >= logged_up_to;
-	LWLockRelease(SyncRepLock);
-	return replicated;
-}
-
-/* What this session has seen to be durable. */
-XLogRecPtr durable_up_to = InvalidXLogRecPtr;
-
-/* Would this session have to wait for synchronous standbys to confirm the log up to there. */
-bool
-waits_for_standbys(XLogRecPtr logged_up_to)
-{
-	return max_wal_senders > 0 && logged_up_to > durable_up_to && !is_replicated(logged_up_to);
-}
-
-/*
- * Waits until what was logged up to there is where a commit would want it with synchronous_commit
- * on, whatever the caller has set. Raises 57014 if a cancel ends the wait for standbys.
- */
-void
-make_durable(XLogRecPtr logged_up_to)
-{
-	if (logged_up_to <= durable_up_to)
-		return;
-	XLogFlush(logged_up_to);
-	if (max_wal_senders > 0)
-	{
-		int settings = NewGUCNestLevel();
-
-		if (synchronous_commit < SYNCHRONOUS_COMMIT_ON)
-			set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION,
-							  GUC_ACTION_SAVE, true, 0, false);
-		hold_interrupts();
-		SyncRepWaitForLSN(logged_up_to, false);
-		resume_interrupts();
-		AtEOXact_GUC(true, settings);
-		CHECK_FOR_INTERRUPTS();
-
-		/* it returns early, with a warning, when it is cancelled */
-		if (!is_replicated(logged_up_to))
-			ereport(ERROR,
-					(errcode(ERRCODE_QUERY_CANCELED),
-					 errmsg("canceling the draw of a fencing token that was not yet replicated"),
-					 errdetail("No synchronous standby has confirmed it.")));
-	}
-	durable_up_to = logged_up_to;
-}
-
 void
 log_jump(int64 drawn)
 {
@@ -280,7 +227,7 @@ draw_token()
 
 		/* PostgreSQL wants each who waits for standbys to wait for a place in the log of its own */
 		if (drawn > bound || !sequence.is_logged_since_checkpoint() ||
-			waits_for_standbys(sequence.logged_up_to()))
+			durability::waits_for_standbys(sequence.logged_up_to()))
 			sequence.log_bound(Max(bound, drawn + ahead));
 		sequence.set_last(drawn);
 
@@ -289,7 +236,7 @@ draw_token()
 		sequence.close();
 		if (is_first_on_timeline)
 			log_jump(drawn);
-		make_durable(logged_up_to);
+		durability::await(logged_up_to, "the draw of a fencing token");
 		return drawn;
 	}
 }

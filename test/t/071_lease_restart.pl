@@ -80,7 +80,8 @@ sub both_are_whole
 foreach my $preloaded ('', 'postgres_lock')
 {
 	my $which = $preloaded ? 'preloaded' : 'not_preloaded';
-	my $conf = "shared_preload_libraries = '$preloaded'\nrestart_after_crash = on\nautovacuum = off\n";
+	# nobody but those who have to flushes the log
+	my $conf = "shared_preload_libraries = '$preloaded'\nrestart_after_crash = on\nautovacuum = off\nwal_writer_delay = 10s\n";
 	my $node = new_server("primary_$which", conf => $conf, init => { allows_streaming => 1 });
 
 	$node->backup('backup');
@@ -125,6 +126,29 @@ foreach my $preloaded ('', 'postgres_lock')
 	$node->start;
 	$after = time;
 	$tokens{short} = both_are_whole($node, "$which, stopped immediately", $before, $after, %tokens);
+
+	# ... unless it makes the time longer: by each of the functions
+	foreach my $renew ("pglock.renew_lease('longer', %s, '1h')", "(SELECT count(*) > 0 FROM pglock.renew_leases(ARRAY[%s], '1h'))")
+	{
+		my $token = acquire($node, 'longer', SHORT);
+
+		is(ask($node, 'SELECT ' . sprintf($renew, $token)), 't', "$which: renewed for longer");
+		$node->stop('immediate');
+		$node->start;
+		is(ask($node, "SELECT ttl, pglock.release_lease('longer', $token) FROM pglock.leases WHERE token = $token"),
+			'01:00:00|t', '... it lasts for that after an immediate stop');
+	}
+
+	# ... or of a standby that is waited for, which is not there
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'missing'");
+	$node->restart;
+	is( ask($node, "SET statement_timeout = '1s'; SELECT pglock.renew_lease('long', $tokens{long})"),
+		't', "$which, a standby is missing: a lease is renewed");
+	is(ask($node, "SET statement_timeout = '200ms'; SELECT pglock.renew_lease('long', $tokens{long}, '2h')"),
+		'57014', '... but not for longer');
+	is(ask($node, "SELECT pglock.renew_lease('long', $tokens{long}, make_interval(secs => @{[ LONG ]}))"), 't', '... for less it is');
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->restart;
 
 	# in a transaction that is lost it was never taken, nor released
 	my $lost = session($node);
