@@ -125,12 +125,65 @@ TEST_F(Coroutine, WithLockTellsOfAReleaseThatFails)
 	EXPECT_EQ(result_of([&]() -> awaitable<void> {
 				  co_await pglock::with_lock(session.get(), "a", {}, [&]() -> awaitable<void> {
 					  server::terminate(server::pid_of(session));
-					  co_await sleep(1ms);
 					  throw broken();
+					  co_return;
 				  });
 			  }),
 			  "broken");
 	EXPECT_EQ(heard.all().size(), 1U);
+}
+
+TEST_F(Coroutine, WithLockCancelsABodyWhoseSessionHasEnded)
+{
+	failures heard;
+	auto body = [&]() -> awaitable<void> {
+		co_await sleep(1ms);
+		server::terminate(server::pid_of(session));
+		co_await sleep(1h);
+	};
+
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  co_await pglock::with_lock(session.get(), "a", {}, body);
+			  }),
+			  "lost");
+	EXPECT_TRUE(heard.all().empty()) << "whoever awaited it has heard of it";
+	PQreset(session.get());
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  co_await pglock::with_lock(session.get(), "a", {}, [&]() -> awaitable<void> {
+					  try
+					  {
+						  co_await body();
+					  }
+					  catch (const std::exception &)
+					  {
+						  throw broken();
+					  }
+				  });
+			  }),
+			  "broken")
+		<< "what the body makes of that is its own";
+}
+
+TEST_F(Coroutine, WithLockCancelsItsBodyAsTheCoroutineAllows)
+{
+	asio::cancellation_signal signal;
+	std::string noted;
+
+	asio::co_spawn(
+		context,
+		[&]() -> awaitable<void> {
+			co_await asio::this_coro::reset_cancellation_state(asio::enable_total_cancellation());
+			co_await pglock::with_lock(session.get(), "a", {},
+									   [&]() -> awaitable<void> { co_await sleep(1h); });
+		},
+		asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr failure) {
+			noted = outcome(failure);
+		}));
+	run_until("NOT pglock.is_free('a')");
+	signal.emit(asio::cancellation_type::total);
+	run();
+	EXPECT_EQ(noted, "aborted");
+	EXPECT_TRUE(server::is_free("a"));
 }
 
 TEST_F(Coroutine, WithLockReleasesWhenTheBodyIsCancelled)

@@ -5,6 +5,8 @@
 #include <string>
 #include <thread>
 
+#include <postgres_lock/lease.hpp>
+
 #include "relay.hpp"
 #include "server.hpp"
 
@@ -122,6 +124,31 @@ TYPED_TEST(Stop, RacesWithTheGrant)
 	}
 	this->RecordProperty("stopped", stopped);
 	EXPECT_EQ(server::is_free("raced"), true);
+}
+
+// a lease is taken at no scope, but in a block or outside
+TYPED_TEST(Stop, EndsTheWaitForALease)
+{
+	server::libpq_session holding;
+	typename TestFixture::place waiting;
+	pglock::lease holder = pglock::lease::acquire(holding.ref(), "busy").value();
+	std::stop_source stop;
+	const pglock::lease_options stopped{.stop = stop.get_token()};
+	std::thread stopping([&stop] {
+		server::wait_for("EXISTS (SELECT FROM pglock.leases WHERE key = 'busy' AND waiters = 1)");
+		stop.request_stop();
+	});
+
+	waiting.query("CREATE TEMP TABLE kept ()");
+	EXPECT_THROW((void)pglock::lease::acquire(waiting.ref(), "busy", stopped),
+				 pglock::stopped_error);
+	stopping.join();
+	EXPECT_EQ(waiting.query("SELECT count(*) FROM kept"), "0") << "the transaction goes on";
+	EXPECT_THROW(pglock::lease_guard guard(waiting.ref(), "free", stopped), pglock::stopped_error)
+		<< "requested before, it ends the wait at once";
+	EXPECT_TRUE(holder.release(holding.ref()));
+	EXPECT_TRUE(
+		pglock::lease::acquire(holding.ref(), "busy", {.timeout = 0s})->release(holding.ref()));
 }
 
 TEST(StopLibpq, GivesUpAServerThatDoesNotAnswer)

@@ -33,15 +33,11 @@
 #pragma once
 
 #include <chrono>
-#include <concepts>
 #include <cstdint>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <stdexcept>
-#include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 #include <version>
 
@@ -50,7 +46,9 @@
 #endif
 
 #include "detail/asio_library.hpp"
+#include "detail/async_connection.hpp"
 #include "detail/async_hold.hpp"
+#include "detail/body.hpp"
 #include "detail/guarded.hpp"
 #include "detail/operation.hpp"
 #include "error.hpp"
@@ -206,7 +204,8 @@ class async_lock
 	take(const detail::wait_time &time, Token &&token)
 	{
 		return detail::start<detail::acquisition>(held_, std::forward<Token>(token),
-												  &detail::is_taken, time);
+												  &detail::is_taken<detail::acquisition>,
+												  held_->hold, time);
 	}
 
 	std::shared_ptr<detail::async_hold> held_;
@@ -340,7 +339,7 @@ start_guard(const std::shared_ptr<async_hold> &held, Token &&token)
 				held->hold.throw_timeout();
 			return Guard(held);
 		},
-		held->timeout);
+		held->hold, held->timeout);
 }
 } // namespace detail
 
@@ -375,79 +374,90 @@ async_acquire_slot(const detail::executor_argument &executor, PGconn *connection
 #if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
 namespace detail
 {
-/// The coroutine that a body makes, which may want to have the guard.
-template <typename Guard, typename Body>
-auto
-start_body(Body &body, Guard &guard)
+/// What run_body() needs to know of a hold.
+class lock_holder
 {
-	if constexpr (std::invocable<Body &, Guard &>)
-		return body(guard);
-	else
-		return body();
-}
+  public:
+	explicit lock_holder(std::shared_ptr<async_hold> held) noexcept : held_(std::move(held))
+	{
+	}
 
-template <typename Guard, typename Body>
-using body_value =
-	typename decltype(start_body(std::declval<Body &>(), std::declval<Guard &>()))::value_type;
+	/// Has the body cancelled when the session has ended.
+	void
+	watch([[maybe_unused]] const std::shared_ptr<body_cancellation> &by)
+	{
+#if defined(__cpp_lib_jthread)
+		std::stop_source stop;
+
+		start_watch(held_, stop,
+					asio::bind_cancellation_slot(by->watch_slot(),
+												 [by](std::exception_ptr failure) {
+													 if (!failure)
+														 by->lose();
+												 }));
+#endif
+	}
+
+	void
+	stop_watching() noexcept
+	{
+	}
+
+	[[nodiscard]] bool
+	is_over() const noexcept
+	{
+		return true;
+	}
+
+	[[nodiscard]] std::exception_ptr
+	loss() const
+	{
+		return std::make_exception_ptr(connection_lost("the session has ended, and " +
+													   held_->hold.description() + " with it"));
+	}
+
+	template <typename Token>
+	auto
+	start_restitution(bool after_error, Token &&token, asio::cancellation_type asked)
+	{
+		return detail::start_restitution(held_, after_error, std::forward<Token>(token), asked);
+	}
+
+	void
+	restitution_failed(const std::exception &failure, bool is_lost) const noexcept
+	{
+		// whoever has heard of the loss knows it, and the end of the guard tells of what it holds
+		if (!is_lost && held_->hold.depth() == 0)
+			report_release_failure(held_->hold.keys().front(), failure);
+	}
+
+  private:
+	std::shared_ptr<async_hold> held_;
+};
 
 /// The coroutine of with_lock() and with_slot().
 template <typename Guard, typename Body>
 asio::awaitable<body_value<Guard, Body>>
 run_with(PGconn *connection, std::vector<key> keys, options options, slot_count slots, Body body)
 {
-	using value = body_value<Guard, Body>;
-
 	auto held = make_async_hold(co_await asio::this_coro::executor, connection, std::move(keys),
 								options, slots);
 	Guard guard = co_await start_guard<Guard>(held, asio::use_awaitable);
-	std::exception_ptr failure;
-	std::optional<std::conditional_t<std::is_void_v<value>, std::monostate, value>> result;
+	auto by = std::make_shared<body_cancellation>();
+	lock_holder holder(std::move(held));
 
-	try
-	{
-		if constexpr (std::is_void_v<value>)
-			co_await start_body(body, guard);
-		else
-			result.emplace(co_await start_body(body, guard));
-	}
-	catch (...)
-	{
-		failure = std::current_exception();
-	}
-
-	// a coroutine that has been cancelled could not wait for anything, and whoever cancelled it
-	// does not wait for ever
-	bool throws = co_await asio::this_coro::throw_if_cancelled();
-	asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
-
-	co_await asio::this_coro::throw_if_cancelled(false);
-	try
-	{
-		co_await start_restitution(held, failure != nullptr, asio::use_awaitable,
-								   state.cancelled());
-	}
-	catch (const std::exception &second)
-	{
-		// the body's failure is what the caller hears of; the end of the guard is the second try
-		if (!failure)
-			failure = std::current_exception();
-		else if (!guard.locked())
-			report_release_failure(held->hold.keys().front(), second);
-	}
-	co_await asio::this_coro::throw_if_cancelled(throws);
-	if (failure)
-		std::rethrow_exception(failure);
-	if constexpr (!std::is_void_v<value>)
-		// cppcheck-suppress missingReturn ; it does not know coroutines
-		co_return std::move(*result);
+	holder.watch(by);
+	co_return co_await run_body(holder, by, guard, body);
 }
 } // namespace detail
 
 /// Runs the coroutine that `body` makes while the locks are held, on the executor of the coroutine
 /// that awaits this. When the body ends, gives the locks back; when it throws, first rolls back the
 /// transaction that is open (see `options::rollback_on_error`), then gives them back, and throws
-/// on. Cancelling it cancels the wait for the locks, or the body. The body must not leave a command
-/// under way on the connection: then the locks can't be released, which the handler is told.
+/// on. Cancelling it cancels the wait for the locks, or the body. When the session has ended, the
+/// body is cancelled as by `async_watch()`, and `connection_lost` is thrown. The body must not
+/// leave a command under way on the connection: then the locks can't be released, which the handler
+/// is told.
 ///
 /// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
 ///

@@ -1,9 +1,10 @@
-// options.hpp: how a lock is taken.
+// options.hpp: how a lock or a lease is taken.
 #pragma once
 
 #include <chrono>
 #include <optional>
 #include <ratio>
+#include <string_view>
 #include <version>
 
 #if defined(__cpp_lib_jthread)
@@ -98,6 +99,39 @@ struct options
 	/// free is taken all the same if the request comes too late.) If the server does not react
 	/// within `grace`, the connection is shut down. Each wait starts a thread. Not for asynchronous
 	/// operations, which are cancelled by Asio's own means.
+	std::stop_token stop = {};
+#endif
+};
+
+/// How a lease is taken, for designated initializers: `{.ttl = 15s, .holder = "node a"}`.
+struct lease_options
+{
+	/// How long it lasts unless it is renewed: from 1 ms to 1 year.
+	std::chrono::milliseconds ttl = std::chrono::seconds(30);
+
+	/// How long to wait. 0 and less: not at all. Not given: for ever.
+	std::optional<time_limit> timeout = std::nullopt;
+
+	/// Whom the view `pglock.leases` shows as its holder; empty: nobody. The text is somebody
+	/// else's, who keeps it until the lease is asked for. (GCC 12 spoils members with a destructor
+	/// where options in braces are part of a `co_await`.)
+	std::string_view holder = {};
+
+	/// So many may hold a lease of the key at a time.
+	int slots = 1;
+
+	/// For a guard: see `options::rollback_on_error`.
+	bool rollback_on_error = true;
+
+	/// See `options::statements`.
+	pglock::statements statements = pglock::statements::automatic;
+
+	/// How much longer than the timeout to wait for the server's answer, and how long for that to a
+	/// renewal or release; then the connection is shut down, and `connection_lost` is thrown.
+	time_limit grace = std::chrono::seconds(5);
+
+#if defined(__cpp_lib_jthread)
+	/// See `options::stop`.
 	std::stop_token stop = {};
 #endif
 };

@@ -15,8 +15,8 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
+#include "drive.hpp"
 #include "hold.hpp"
-#include "interrupter.hpp"
 #include "protocol.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
@@ -199,41 +199,11 @@ class blocking_hold : public hold
 		acquisition wanted(*this, time);
 
 		expect(time);
-		note_stop(wanted);
-		while (std::optional<request> asked = wanted.next())
-			try
-			{
-				reply answer = run_unless_stopped(*asked, wanted.is_waiting(), answer_limit(time));
-
-				note_stop(wanted);
-				wanted.succeeded(answer);
-			}
-			catch (const error &failure)
-			{
-				note_stop(wanted);
-				if (!wanted.recovers(failure))
-					throw;
-			}
+		drive_unless_stopped(connection(), *session(), statements(), wanted, stop_, grace_,
+							 [&] { return answer_limit(time); });
 		if (wanted.result() == acquisition::outcome::cancelled)
 			throw stopped_error(description() + " is not waited for any more: stop was requested");
 		return wanted.result() == acquisition::outcome::taken;
-	}
-
-	[[nodiscard]] reply
-	run_unless_stopped(const request &asked, bool waits, const deadline &until)
-	{
-		std::optional<interrupter> by;
-
-		if (waits)
-			by.emplace(stop_, connection().control(), grace_);
-		return run(asked, until);
-	}
-
-	void
-	note_stop(acquisition &wanted) const noexcept
-	{
-		if (stop_.stop_requested())
-			wanted.cancel();
 	}
 #endif
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -67,11 +66,7 @@ class hold
 	[[nodiscard]] static std::int64_t
 	number_of(const reply &answer)
 	{
-		std::int64_t number = 0;
-
-		if (answer)
-			std::from_chars(answer->data(), answer->data() + answer->size(), number);
-		return number;
+		return answer ? detail::number_of(*answer) : 0;
 	}
 
 	[[nodiscard]] bool
@@ -91,7 +86,7 @@ class hold
 	[[nodiscard]] int
 	slot() const noexcept
 	{
-		return static_cast<int>(number_of(slot_));
+		return static_cast<int>(detail::number_of(slot_));
 	}
 
 	[[nodiscard]] const std::vector<key> &

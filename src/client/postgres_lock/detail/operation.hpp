@@ -1,4 +1,4 @@
-// operation.hpp: drives the state machines of protocol.hpp over a channel, as operations of Asio.
+// operation.hpp: drives the state machines of operations over a channel, as operations of Asio.
 #pragma once
 
 #include <algorithm>
@@ -10,18 +10,25 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <version>
 
 #include "../error.hpp"
 #include "../key.hpp"
 #include "answer.hpp"
 #include "asio_library.hpp"
+#include "async_connection.hpp"
 #include "async_hold.hpp"
+#include "cancellable_wait.hpp"
 #include "protocol.hpp"
 #include "watch.hpp"
 
 namespace pglock::detail
 {
+/// What an operation has made, before it is handed on; of one without a value nothing.
+template <typename Value>
+using made_value = std::conditional_t<std::is_void_v<Value>, std::monostate, Value>;
+
 /// A machine of protocol.hpp as a composed operation of Asio. `Finish` makes its value of the
 /// machine in the end, or throws.
 ///
@@ -32,7 +39,7 @@ template <typename Machine, typename Finish> class operation
 	using value = std::invoke_result_t<Finish &, Machine &>;
 
 	/// `asked` is a cancellation that came before it.
-	operation(std::shared_ptr<async_hold> of, std::unique_ptr<Machine> machine, Finish finish,
+	operation(std::shared_ptr<async_connection> of, std::unique_ptr<Machine> machine, Finish finish,
 			  asio::cancellation_type asked)
 		: of_(std::move(of)), usage_(*of_), machine_(std::move(machine)),
 		  finish_(std::move(finish)), asked_(asked)
@@ -135,7 +142,7 @@ template <typename Machine, typename Finish> class operation
 	[[nodiscard]] event
 	converse()
 	{
-		if (!of_->hold.session()->alive)
+		if (!of_->link.session->alive)
 			throw connection_lost("the connection has been closed");
 		// an answer is looked at when the request to cancel has arrived, so that this does not
 		// meet a later command
@@ -159,7 +166,7 @@ template <typename Machine, typename Finish> class operation
 	{
 		request_ = machine_->next();
 		if (request_)
-			exchange_.emplace(of_->hold.connection(), *of_->hold.session(), of_->hold.statements(),
+			exchange_.emplace(of_->link.connection, *of_->link.session, of_->statements,
 							  request_->what());
 		return request_.has_value();
 	}
@@ -197,6 +204,11 @@ template <typename Machine, typename Finish> class operation
 			is_given_up_ = true;
 			throw connection_lost("the server did not answer a cancelled operation");
 		}
+		if (deadline until = machine_->until(); until && clock::now() >= *until)
+		{
+			shut_down(of_->channel.connection());
+			throw connection_lost(no_answer_text);
+		}
 		if (next == event::interruption)
 			of_->interruption.prepare_wait();
 		return next;
@@ -218,13 +230,15 @@ template <typename Machine, typename Finish> class operation
 	void
 	wait(Self &self, event next)
 	{
-		async_hold &of = *of_;
+		async_connection &of = *of_;
 		auto until = clock::now() + longest_wait;
 
 		if (next == event::socket && machine_->wants_interruption())
 			until = std::min(until, retry_at_);
 		if (give_up_at_)
 			until = std::min(until, *give_up_at_);
+		if (deadline answer = machine_->until())
+			until = std::min(until, *answer);
 		of.channel.timer().expires_at(until);
 		of.channel.timer().async_wait(
 			asio::bind_executor(self.get_executor(), [weak = std::weak_ptr(of_)](error_code error) {
@@ -242,13 +256,16 @@ template <typename Machine, typename Finish> class operation
 	complete(Self &self)
 	{
 		std::exception_ptr failure = failure_;
-		value made{};
+		made_value<value> made{};
 
 		if (!failure)
 		{
 			try
 			{
-				made = finish_(*machine_);
+				if constexpr (std::is_void_v<value>)
+					finish_(*machine_);
+				else
+					made = finish_(*machine_);
 			}
 			catch (...)
 			{
@@ -259,10 +276,13 @@ template <typename Machine, typename Finish> class operation
 		machine_.reset();
 		usage_.reset();
 		of_.reset();
-		self.complete(failure, std::move(made));
+		if constexpr (std::is_void_v<value>)
+			self.complete(failure);
+		else
+			self.complete(failure, std::move(made));
 	}
 
-	std::shared_ptr<async_hold> of_;
+	std::shared_ptr<async_connection> of_;
 	std::optional<usage> usage_;
 	std::unique_ptr<Machine> machine_;
 	Finish finish_;
@@ -279,37 +299,56 @@ template <typename Machine, typename Finish> class operation
 	bool is_given_up_ = false;
 };
 
-/// Starts an operation, which hears of a cancellation that came before it.
+template <typename Value> struct operation_signature
+{
+	using type = void(std::exception_ptr, Value);
+};
+
+template <> struct operation_signature<void>
+{
+	using type = void(std::exception_ptr);
+};
+
+/// Starts an operation, which hears of a cancellation that came before it. The machine is made of
+/// the arguments.
 template <typename Machine, typename Finish, typename Token, typename... Arguments>
 auto
-start_cancelled(const std::shared_ptr<async_hold> &of, asio::cancellation_type asked, Token &&token,
-				Finish finish, Arguments &&...arguments)
+start_cancelled(const std::shared_ptr<async_connection> &of, asio::cancellation_type asked,
+				Token &&token, Finish finish, Arguments &&...arguments)
 {
 	using made = operation<Machine, Finish>;
 
-	return asio::async_compose<Token, void(std::exception_ptr, typename made::value)>(
-		made(of, std::make_unique<Machine>(of->hold, std::forward<Arguments>(arguments)...),
+	return asio::async_compose<Token, typename operation_signature<typename made::value>::type>(
+		made(of, std::make_unique<Machine>(std::forward<Arguments>(arguments)...),
 			 std::move(finish), asked),
 		token, of->channel.socket());
 }
 
 template <typename Machine, typename Finish, typename Token, typename... Arguments>
 auto
-start(const std::shared_ptr<async_hold> &of, Token &&token, Finish finish, Arguments &&...arguments)
+start(const std::shared_ptr<async_connection> &of, Token &&token, Finish finish,
+	  Arguments &&...arguments)
 {
 	return start_cancelled<Machine>(of, asio::cancellation_type::none, std::forward<Token>(token),
 									std::move(finish), std::forward<Arguments>(arguments)...);
 }
 
-/// Was the lock taken? For the value of an operation.
-[[nodiscard]] inline bool
-is_taken(const acquisition &ended)
+[[noreturn]] inline void
+throw_cancelled()
 {
-	if (ended.result() == acquisition::outcome::cancelled)
-		throw system_error(make_error_code(asio::error::operation_aborted));
-	if (ended.result() == acquisition::outcome::disturbed)
+	throw system_error(make_error_code(asio::error::operation_aborted));
+}
+
+/// Was it taken? For the value of an operation.
+template <typename Acquisition>
+[[nodiscard]] bool
+is_taken(const Acquisition &ended)
+{
+	if (ended.result() == wait_outcome::cancelled)
+		throw_cancelled();
+	if (ended.result() == wait_outcome::disturbed)
 		throw error("another command was run on the connection while it waited for a lock");
-	return ended.result() == acquisition::outcome::taken;
+	return ended.result() == wait_outcome::taken;
 }
 
 template <typename Token>
@@ -318,7 +357,7 @@ start_restitution(const std::shared_ptr<async_hold> &of, bool after_error, Token
 				  asio::cancellation_type asked = asio::cancellation_type::none)
 {
 	return start_cancelled<restitution>(of, asked, std::forward<Token>(token),
-										std::mem_fn(&restitution::result), after_error);
+										std::mem_fn(&restitution::result), of->hold, after_error);
 }
 
 template <typename Token>
@@ -326,17 +365,17 @@ auto
 start_question(const std::shared_ptr<async_hold> &of, const statement &what, key asked,
 			   Token &&token)
 {
-	return start<question>(of, std::forward<Token>(token), std::mem_fn(&question::result), what,
-						   std::move(asked));
+	return start<question>(of, std::forward<Token>(token), std::mem_fn(&question::result), of->hold,
+						   what, std::move(asked));
 }
 
 #if defined(__cpp_lib_jthread)
 /// Of the session that the hold belongs to, whatever the connection has become.
 template <typename Token>
 auto
-start_watch(const std::shared_ptr<async_hold> &of, std::stop_source &stop, Token &&token)
+start_watch(const std::shared_ptr<async_connection> &of, std::stop_source &stop, Token &&token)
 {
-	return start_watch(of->channel.executor(), of->hold.connection(), of->hold.session(), stop,
+	return start_watch(of->channel.executor(), of->link.connection, of->link.session, stop,
 					   std::forward<Token>(token));
 }
 #endif

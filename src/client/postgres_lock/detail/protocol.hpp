@@ -10,8 +10,10 @@
 #include <optional>
 #include <utility>
 
+#include "../connection.hpp"
 #include "../error.hpp"
 #include "../key.hpp"
+#include "cancellable_wait.hpp"
 #include "hold.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
@@ -19,9 +21,6 @@
 
 namespace pglock::detail
 {
-inline constexpr statement savepoint_statement{"SAVEPOINT pglock_wait"};
-inline constexpr statement roll_back_to_savepoint_statement{"ROLLBACK TO SAVEPOINT pglock_wait"};
-inline constexpr statement drop_savepoint_statement{"RELEASE SAVEPOINT pglock_wait"};
 inline constexpr statement roll_back_statement{"ROLLBACK"};
 
 /// What takes no time can't be cancelled.
@@ -42,20 +41,23 @@ struct uninterruptible
 	{
 		return false;
 	}
+
+	/// By when the answer has to be there.
+	[[nodiscard]] deadline
+	until() const noexcept
+	{
+		return {};
+	}
 };
 
-/// Takes a level, and can be cancelled at any step; then nothing new is held. An exclusive lock
+/// Takes a level, and can be cancelled at any step, see cancellable_wait.hpp. An exclusive lock
 /// that the object holds is not taken again.
-///
-/// Cancelling a wait makes the server raise an error, and an error costs the transaction. So in a
-/// transaction block it tries first, and waits behind a savepoint. (A lock at transaction scope
-/// that the try got can't be given back: there a cancellation comes too late.)
 class acquisition
 {
   public:
-	enum class outcome : unsigned char { refused, taken, cancelled, disturbed };
+	using outcome = wait_outcome;
 
-	acquisition(hold &wanted, const wait_time &time) : hold_(wanted), time_(time)
+	acquisition(hold &wanted, const wait_time &time) : hold_(wanted), wait_(wanted, time)
 	{
 	}
 
@@ -91,25 +93,8 @@ class acquisition
 			case step::other_holds:
 				other_hold_known(answer == "t");
 				break;
-			case step::attempt:
-				attempted(hold_.is_granted(*asked_, answer));
-				break;
-			case step::savepoint:
-				is_saved_ = true;
-				step_ = step::wait;
-				break;
-			case step::wait:
-				waited(hold_.is_granted(*asked_, answer));
-				break;
-			case step::give_back: // should somebody else have done so, that is all right
-				end_wait(outcome::cancelled);
-				break;
-			case step::roll_back:
-				step_ = step::drop_savepoint;
-				break;
 			default:
-				is_saved_ = false;
-				end_or_give_back();
+				wait_.succeeded(answer);
 		}
 	}
 
@@ -117,24 +102,12 @@ class acquisition
 	[[nodiscard]] bool
 	recovers(const error &failure)
 	{
-		bool is_lost = dynamic_cast<const connection_lost *>(&failure) != nullptr;
-
-		if (step_ == step::wait && is_own_timeout(*asked_, failure))
-		{
-			waited(false);
+		if (step_ != step::wait)
+			return false;
+		if (wait_.recovers(failure))
 			return true;
-		}
-		if (step_ == step::wait && is_cancelled_ && !is_lost)
-		{
-			outcome_ = outcome::cancelled;
-			if (is_saved_)
-				step_ = step::roll_back;
-			else
-				finish();
-			return true;
-		}
 		// what the server has granted the hold has to know
-		if (!is_lost && (step_ == step::give_back || outcome_ == outcome::taken))
+		if (wait_.is_left())
 		{
 			hold_.granted();
 			step_ = step::done;
@@ -145,59 +118,52 @@ class acquisition
 	void
 	cancel() noexcept
 	{
-		is_cancelled_ = true;
+		wait_.cancel();
 	}
 
-	/// Somebody else has used the connection, and read an answer. (We have overheard it.) It ends
-	/// as if it were cancelled.
+	/// See there.
 	void
 	disturbed() noexcept
 	{
-		is_cancelled_ = true;
-		is_disturbed_ = true;
+		wait_.disturbed();
 	}
 
 	/// May the answer take so long that a cancellation should interrupt the server?
 	[[nodiscard]] bool
 	is_waiting() const noexcept
 	{
-		return step_ == step::wait;
+		return step_ == step::wait && wait_.is_waiting();
 	}
 
 	[[nodiscard]] bool
 	wants_interruption() const noexcept
 	{
-		return is_cancelled_ && is_waiting();
+		return wait_.is_cancelled() && is_waiting();
+	}
+
+	[[nodiscard]] deadline
+	until() const noexcept
+	{
+		return {};
 	}
 
 	/// Once there is no request any more.
 	[[nodiscard]] outcome
 	result() const noexcept
 	{
-		return outcome_ == outcome::cancelled && is_disturbed_ ? outcome::disturbed : outcome_;
+		return wait_.result();
 	}
 
   private:
 	/// In the order in which they come.
-	enum class step : unsigned char {
-		owed_releases,
-		own_hold,
-		other_holds,
-		attempt,
-		savepoint,
-		wait,
-		give_back,
-		roll_back,
-		drop_savepoint,
-		done,
-	};
+	enum class step : unsigned char { owed_releases, own_hold, other_holds, wait, done };
 
 	/// Asks for what the step needs, or goes to the next one.
 	void
 	ask()
 	{
-		if (is_cancelled_ && step_ <= step::wait)
-			return end_wait(outcome::cancelled);
+		if (wait_.is_cancelled())
+			step_ = step::wait;
 		switch (step_)
 		{
 			case step::owed_releases:
@@ -206,23 +172,10 @@ class acquisition
 				return ask_of_own_hold();
 			case step::other_holds:
 				return ask_of_other_holds();
-			case step::attempt:
-				asked_ = hold_.take_request(milliseconds::zero(), status_);
-				break;
-			case step::savepoint:
-				asked_ = savepoint_statement;
-				break;
-			case step::wait:
-				asked_ = hold_.take_request(time_, status_);
-				break;
-			case step::give_back:
-				asked_ = hold_.release_request();
-				break;
-			case step::roll_back:
-				asked_ = roll_back_to_savepoint_statement;
-				break;
 			default:
-				asked_ = drop_savepoint_statement;
+				asked_ = wait_.next();
+				if (!asked_)
+					finish();
 		}
 	}
 
@@ -271,8 +224,8 @@ class acquisition
 			}
 		hold_.enter();
 		is_entered_ = true;
-		step_ =
-			is_no_wait(time_) || status_ != transaction_status::idle ? step::attempt : step::wait;
+		wait_.begin(status_);
+		step_ = step::wait;
 	}
 
 	/// Objects whose transaction has ended may still believe that they hold the lock.
@@ -287,52 +240,9 @@ class acquisition
 	}
 
 	void
-	attempted(bool is_granted)
-	{
-		if (!is_granted && !is_no_wait(time_))
-			step_ = step::savepoint;
-		else
-		{
-			outcome_ = is_granted ? outcome::taken : outcome::refused;
-			end_or_give_back();
-		}
-	}
-
-	void
-	waited(bool is_granted)
-	{
-		if (!is_cancelled_)
-			return end_wait(is_granted ? outcome::taken : outcome::refused);
-		if (!is_granted)
-			return end_wait(outcome::cancelled);
-		outcome_ = outcome::cancelled;
-		step_ = hold_.ends_with_transaction() ? step::roll_back : step::give_back;
-	}
-
-	void
-	end_wait(outcome result)
-	{
-		outcome_ = result;
-		if (is_saved_)
-			step_ = step::drop_savepoint;
-		else
-			finish();
-	}
-
-	/// What has been taken when a cancellation comes is given back, if it can be.
-	void
-	end_or_give_back()
-	{
-		if (outcome_ == outcome::taken && is_cancelled_ && !hold_.ends_with_transaction())
-			step_ = step::give_back;
-		else
-			finish();
-	}
-
-	void
 	finish()
 	{
-		if (outcome_ == outcome::taken)
+		if (wait_.result() == outcome::taken)
 			hold_.granted();
 		else
 			take_back();
@@ -348,13 +258,9 @@ class acquisition
 	}
 
 	hold &hold_;
-	wait_time time_;
-	bool is_cancelled_ = false;
-	bool is_disturbed_ = false;
+	cancellable_wait<hold> wait_;
 	bool is_entered_ = false;
-	bool is_saved_ = false;
 	step step_ = step::owed_releases;
-	outcome outcome_ = outcome::refused;
 	transaction_status status_ = transaction_status::idle;
 	const key *conflict_ = nullptr;
 	std::optional<request> asked_;

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -43,6 +45,16 @@ interval_text(milliseconds time)
 answer_limit(milliseconds time, milliseconds grace) noexcept
 {
 	return std::chrono::steady_clock::now() + time + grace;
+}
+
+/// What the server has answered with a number; 0: none.
+[[nodiscard]] inline std::int64_t
+number_of(std::string_view text) noexcept
+{
+	std::int64_t number = 0;
+
+	std::from_chars(text.data(), text.data() + text.size(), number);
+	return number;
 }
 
 /// An array of text as SQL has it.
