@@ -67,9 +67,6 @@ need_languages() {
 
 has_crate() { compgen -G "/usr/share/cargo/registry/$1-[0-9]*"; }
 
-# a module of the system's Python, which need not be the first on the PATH
-has_module() { /usr/bin/python3 -c "import $1"; }
-
 has_jar() { [[ -f /usr/share/java/$1.jar ]]; }
 
 # The other clients that npm has, and the command that generates Prisma's

@@ -202,6 +202,9 @@ has() { command -v "$1"; }
 # a C or C++ library, as pkg-config knows it
 has_package() { pkg-config --exists "$1"; }
 
+# a module of the system's Python, which need not be the first on the PATH
+has_module() { /usr/bin/python3 -c "import $1"; }
+
 # what the tests of the C++ client are built with
 need_client() {
 	need libpq-dev has_package libpq
