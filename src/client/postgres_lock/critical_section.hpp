@@ -1,5 +1,5 @@
-// critical_section.hpp: a lock, the statements that need it, and COMMIT: in one round trip, over
-// libpq 14 or later.
+// critical_section.hpp: locks or a lease, the statements that need them, and COMMIT: in one round
+// trip, over libpq 14 or later.
 #pragma once
 
 #include <array>
@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "detail/critical_section.hpp"
-#include "key.hpp"
+#include "detail/entrance.hpp"
+#include "detail/keys.hpp"
+#include "lease.hpp"
 #include "options.hpp"
 #include "query.hpp"
 
@@ -21,6 +23,9 @@ namespace pglock
 /// does not begin with a statement before the lock is held, nor releases it before they are
 /// committed. The isolation level is READ COMMITTED, so the statements see what the last holder
 /// wrote. Returns what each statement answered.
+///
+/// Takes one key, several in braces, or a range of them, see `guard`: all the locks or none, with
+/// one timeout for all. Throws `std::invalid_argument` if there are no keys.
 ///
 /// If the lock is refused, or a statement or COMMIT fails, all is rolled back, which takes one more
 /// round trip, and the connection is as it was. Throws `timeout_error` if the options have a
@@ -46,29 +51,57 @@ namespace pglock
 /// without at once. DISCARD ALL and DEALLOCATE ALL on the connection itself cost nothing: the
 /// library hears of them. All answers are kept in memory.
 inline std::vector<result>
-critical_section(PGconn *connection, const key &key, const options &options,
+critical_section(PGconn *connection, detail::keys_argument keys, const options &options,
 				 std::span<const query> queries)
 {
-	return detail::critical_section(connection, key, options).run(queries);
+	return detail::critical_section(connection, detail::entrance(std::move(keys), options))
+		.run(queries);
 }
 
 /// The same: `pglock::critical_section(connection, "key", {.timeout = 5s}, "UPDATE ...", "...")`.
 template <std::convertible_to<query>... Queries>
 requires(sizeof...(Queries) >
-		 0) std::vector<result> critical_section(PGconn *connection, const key &key,
+		 0) std::vector<result> critical_section(PGconn *connection, detail::keys_argument keys,
 												 const options &options, Queries &&...queries)
 {
 	std::array<query, sizeof...(Queries)> all{std::forward<Queries>(queries)...};
 
-	return critical_section(connection, key, options, std::span<const query>(all));
+	return critical_section(connection, std::move(keys), options, std::span<const query>(all));
 }
 
 /// The same, waiting for ever: `pglock::critical_section(connection, "key", "UPDATE ...", "...")`.
 template <std::convertible_to<query>... Queries>
 requires(sizeof...(Queries) > 0) std::vector<result> critical_section(PGconn *connection,
-																	  const key &key,
+																	  detail::keys_argument keys,
 																	  Queries &&...queries)
 {
-	return critical_section(connection, key, options(), std::forward<Queries>(queries)...);
+	return critical_section(connection, std::move(keys), options(),
+							std::forward<Queries>(queries)...);
+}
+
+/// Runs the statements in a transaction that checks the lease first, as `lease::check()` does, and
+/// commits: in one round trip, too. Nobody can take the lease over before they are committed, and
+/// if it is not held any more, none of them is run: that throws `lease_lost`, and the lease knows.
+/// Whose lease it is does not matter, nor over which connection it was taken:
+/// `pglock::lease(key, token)` stands for that of somebody else.
+///
+/// Otherwise as the critical section of a lock. The options are those of the lease; there is no
+/// limit of time.
+template <std::same_as<lease> Lease>
+std::vector<result>
+critical_section(PGconn *connection, const Lease &held, std::span<const query> queries)
+{
+	return detail::critical_section(connection, detail::entrance(held.state())).run(queries);
+}
+
+/// The same: `pglock::critical_section(connection, guard.lease(), "UPDATE ...", "...")`.
+template <std::same_as<lease> Lease, std::convertible_to<query>... Queries>
+requires(sizeof...(Queries) > 0) std::vector<result> critical_section(PGconn *connection,
+																	  const Lease &held,
+																	  Queries &&...queries)
+{
+	std::array<query, sizeof...(Queries)> all{std::forward<Queries>(queries)...};
+
+	return critical_section(connection, held, std::span<const query>(all));
 }
 } // namespace pglock

@@ -1,13 +1,11 @@
 // critical_section.hpp: one critical section, from what is checked to what became of it.
 #pragma once
 
-#include <chrono>
 #include <cstddef>
 #include <libpq-fe.h>
 #include <memory>
 #include <optional>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,7 +18,7 @@
 #include "../options.hpp"
 #include "../query.hpp"
 #include "answer.hpp"
-#include "blocking_hold.hpp"
+#include "entrance.hpp"
 #include "pipeline.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
@@ -77,12 +75,12 @@ class critical_section
 {
   public:
 	/// Throws if there is anything that forbids it, before anything is sent.
-	critical_section(PGconn *connection, const key &key, const options &options)
-		: ref_(connection), connection_(*connection), session_(ref_.session()), key_(key),
-		  options_(options)
+	critical_section(PGconn *connection, entrance entrance)
+		: ref_(connection), connection_(*connection), session_(ref_.session()),
+		  entrance_(std::move(entrance))
 	{
-		if (options.scope == scope::session)
-			throw std::invalid_argument("a critical section has transaction scope");
+		const key &key = entrance_.first_key();
+
 		check_session(*session_, key);
 		if (ref_.lost())
 			throw connection_lost("the connection for \"" + key.text() + "\" is lost");
@@ -92,12 +90,12 @@ class critical_section
 				throw_busy(key);
 			case transaction_status::open:
 			case transaction_status::failed:
-				throw error("the critical section of lock \"" + key.text() +
-								"\" can't be part of a transaction",
+				throw error("the critical section of " + entrance_.description() +
+								" can't be part of a transaction",
 							"25001");
 			case transaction_status::idle:
-				settle(ref_, *session_, options.statements, limit());
-				check_conflicts(ref_, *session_, key, options.shared, limit());
+				settle(ref_, *session_, entrance_.statements(), entrance_.limit());
+				entrance_.check_conflicts(ref_, *session_);
 		}
 	}
 
@@ -105,7 +103,7 @@ class critical_section
 	run(std::span<const query> queries)
 	{
 		prepares_ =
-			options_.statements != statements::unprepared && session_->troubles < most_troubles;
+			entrance_.statements() != statements::unprepared && session_->troubles < most_troubles;
 		if (prepares_)
 			if (auto results = attempt(queries))
 				return *std::move(results);
@@ -130,23 +128,13 @@ class critical_section
 		std::size_t number;
 	};
 
-	/// By when the server has to answer what takes no time, after that wait for the lock.
-	[[nodiscard]] deadline
-	limit(milliseconds wait = milliseconds::zero()) const
-	{
-		if (!options_.timeout)
-			return {};
-		return detail::answer_limit(wait, options_.grace);
-	}
-
 	/// Nothing: there is trouble with a prepared statement, and all has been rolled back.
 	std::optional<std::vector<result>>
 	attempt(std::span<const query> queries)
 	{
-		bool is_simple = !options_.timeout && !options_.shared;
-		const statement &enter = is_simple ? enter_statement : enter_in_time_statement;
+		request enter = entrance_.asked();
 		std::vector<result> results;
-		pipeline pipeline(connection_, limit(options_.timeout.value_or(milliseconds::zero())));
+		pipeline pipeline(connection_, entrance_.wait_limit());
 
 		results.reserve(queries.size());
 		fault_.reset();
@@ -154,14 +142,14 @@ class critical_section
 		send_commit(pipeline);
 
 		receive(pipeline, begin_statement);
-		receive(pipeline, enter);
+		receive(pipeline, enter.what());
 		pipeline.limit({});
 		for (std::size_t i = 1; i <= queries.size(); i++)
 			results.push_back(receive(pipeline, i));
 
 		result commit = answer_to(pipeline, commit_statement);
 
-		pipeline.limit(limit());
+		pipeline.limit(entrance_.limit());
 
 		bool is_well = pipeline.finish();
 		fate became = fate_of(commit.get(), is_well);
@@ -179,14 +167,14 @@ class critical_section
 
 	/// If libpq fails here, nothing is done, since COMMIT is not sent.
 	void
-	send_work(pipeline &pipeline, const statement &enter, std::span<const query> queries) const
+	send_work(pipeline &pipeline, const request &enter, std::span<const query> queries) const
 	{
 		try
 		{
 			send(pipeline, begin_statement);
-			send_enter(pipeline, enter);
+			send(pipeline, enter.what(), enter.values());
 			// the server's time for the lock is known, that for the statements is not
-			if (options_.timeout)
+			if (entrance_.limit())
 				pipeline.flush();
 			for (const query &each : queries)
 				each.send(pipeline);
@@ -197,17 +185,6 @@ class critical_section
 				throw;
 			throw connection_lost(failure.what() + std::string(closed), failure.sqlstate());
 		}
-	}
-
-	void
-	send_enter(pipeline &pipeline, const statement &enter) const
-	{
-		std::string timeout = interval_text(options_.timeout.value_or(milliseconds::zero()));
-		const char *values[] = {key_.text().c_str(), options_.timeout ? timeout.c_str() : nullptr,
-								options_.shared ? "t" : "f"};
-
-		send(pipeline, enter,
-			 parameters(values).first(enter.index == enter_statement.index ? 1 : 3));
 	}
 
 	/// If libpq fails here, the server may have COMMIT nevertheless.
@@ -337,7 +314,7 @@ class critical_section
 				break;
 			case PGRES_COMMAND_OK:
 				sqlstate = "2D000";
-				message = "lock \"" + key_.text() + "\" was released by ";
+				message = "the critical section of " + entrance_.description() + " was ended by ";
 				message += tag_of(answer);
 				break;
 			default:
@@ -350,27 +327,26 @@ class critical_section
 		if (became == fate::unknown)
 			throw_unknown(sqlstate, message);
 		if (became == fate::committed && sqlstate != "2D000")
-			throw result_lost("the critical section of lock \"" + key_.text() +
-								  "\" is committed, but an answer is lost: " + message,
+			throw result_lost("the critical section of " + entrance_.description() +
+								  " is committed, but an answer is lost: " + message,
 							  sqlstate);
-		if (is_own_timeout(sqlstate, message) && fault_->what != nullptr)
-			throw timeout_error(message, sqlstate);
+		if (fault_->what == &entrance_.asked().what())
+			entrance_.throw_refused(sqlstate, message);
 		throw_error(sqlstate, message);
 	}
 
 	[[noreturn]] void
 	throw_unknown(std::string_view sqlstate, const std::string &message) const
 	{
-		throw outcome_unknown("it is not known whether the critical section of lock \"" +
-								  key_.text() + "\" was committed: " + message,
+		throw outcome_unknown("it is not known whether the critical section of " +
+								  entrance_.description() + " was committed: " + message,
 							  sqlstate);
 	}
 
 	connection_ref ref_;
 	PGconn &connection_;
 	std::shared_ptr<session> session_;
-	const key &key_;
-	const options &options_;
+	entrance entrance_;
 	bool prepares_ = false;
 	std::optional<fault> fault_;
 };

@@ -15,6 +15,7 @@
 #include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
+#include "keys.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
 #include "session.hpp"
@@ -32,17 +33,13 @@ class hold
   public:
 	hold(connection_ref connection, std::vector<key> keys, const options &options,
 		 slot_count slots = {})
-		: connection_(connection), session_(connection.session()), keys_(std::move(keys)),
+		: connection_(connection), session_(connection.session()), keys_(in_order(std::move(keys))),
 		  slots_(slots ? std::to_string(*slots) : ""),
 		  scope_(options.scope.value_or(connection.default_scope())), shared_(options.shared),
 		  rollback_on_error_(options.rollback_on_error), statements_(options.statements)
 	{
-		if (keys_.empty())
-			throw std::invalid_argument("there is no key");
 		if (slots && options.shared)
 			throw std::invalid_argument("a slot is not shared");
-		std::sort(keys_.begin(), keys_.end());
-		keys_.erase(std::unique(keys_.begin(), keys_.end()), keys_.end());
 		if (keys_.size() > 1)
 			array_ = array_text(keys_);
 	}

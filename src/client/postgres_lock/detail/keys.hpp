@@ -1,8 +1,10 @@
 // keys.hpp: the keys that a function is given.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <ranges>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -45,4 +47,16 @@ class keys_argument
   private:
 	std::vector<key> keys_;
 };
+
+/// The keys that are meant: each once, in their order as text. Throws `std::invalid_argument` if
+/// there is none.
+[[nodiscard]] inline std::vector<key>
+in_order(std::vector<key> keys)
+{
+	if (keys.empty())
+		throw std::invalid_argument("there is no key");
+	std::sort(keys.begin(), keys.end());
+	keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+	return keys;
+}
 } // namespace pglock::detail

@@ -372,7 +372,7 @@ class lease_check : public lease_question
 	{
 		if (is_cancelled_)
 			return {};
-		return ask(lease().request_of(check_lease_statement));
+		return ask(lease().check());
 	}
 
 	void
@@ -389,8 +389,7 @@ class lease_check : public lease_question
 			return true;
 		if (failure.sqlstate() != "55000")
 			return false;
-		lease().mark_lost();
-		throw lease_lost(failure.what(), failure.sqlstate());
+		lease().throw_check_failure(failure.sqlstate(), failure.what());
 	}
 
 	void

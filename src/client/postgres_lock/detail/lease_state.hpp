@@ -5,9 +5,11 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "../boot_clock.hpp"
+#include "../error.hpp"
 #include "../key.hpp"
 #include "../options.hpp"
 #include "request.hpp"
@@ -73,6 +75,22 @@ class lease_state
 	release() const noexcept
 	{
 		return request_of(release_lease_statement);
+	}
+
+	[[nodiscard]] request
+	check() const noexcept
+	{
+		return request_of(check_lease_statement);
+	}
+
+	/// Throws on what the server says to a check, as `lease_lost` if the lease is not held.
+	[[noreturn]] void
+	throw_check_failure(std::string_view sqlstate, const std::string &message)
+	{
+		if (sqlstate != "55000")
+			throw_error(sqlstate, message);
+		mark_lost();
+		throw lease_lost(message, sqlstate);
 	}
 
 	[[nodiscard]] const pglock::key &

@@ -102,6 +102,17 @@ inline constexpr statement enter_statement{"CALL pglock.lock($1::text, NULL, fal
 inline constexpr statement enter_in_time_statement{
 	"CALL pglock.lock($1::text, $2::interval, $3::boolean, 'transaction')",
 	"pglock_enter_in_time_2", 10};
+/// What enter_all_statement calls it if the time passes.
+inline constexpr std::string_view enter_all_refusal = "could not acquire all in time";
+/// (keys, timeout, shared): all of several. Answering false would not keep the server from running
+/// what follows, so that is an error: of a text that is no boolean.
+inline constexpr statement enter_all_statement{
+	"SELECT CASE WHEN pglock.acquire_all($1::text[], $2::interval, $3::boolean, 'transaction') "
+	"THEN true ELSE pg_catalog.format('could not acquire all in time: %s', $1::text[])::boolean "
+	"END",
+	"pglock_enter_all_1", 21};
+static_assert(std::string_view(enter_all_statement.text).find(enter_all_refusal) !=
+			  std::string_view::npos);
 inline constexpr statement commit_statement{"COMMIT", "pglock_commit_1", 11};
 
 /// After so many troubles with prepared statements a connection does without.
