@@ -5,6 +5,7 @@
 #include <concepts>
 #include <libpq-fe.h>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "../libpq.hpp"
@@ -13,6 +14,7 @@
 #include "asio_library.hpp"
 #include "channel.hpp"
 #include "interruption.hpp"
+#include "session.hpp"
 #include "session_link.hpp"
 
 namespace pglock::detail
@@ -76,10 +78,25 @@ struct async_connection
 		interruption.wake();
 	}
 
+	/// To be called before a statement is sent, by who has the use of it.
+	void
+	open_channel()
+	{
+		if (!channel.is_open())
+			end_of_session.emplace(link.session, [this] {
+				channel.close_socket();
+				interruption.wake();
+			});
+		channel.open();
+	}
+
 	session_link link;
 	detail::channel channel;
 	detail::interruption interruption;
 	pglock::statements statements;
+
+	/// Of the session whose socket the channel has.
+	std::optional<session_end> end_of_session;
 
 	/// How long a cancelled operation waits for the server before it closes the connection.
 	std::chrono::milliseconds grace{1000};
@@ -130,11 +147,7 @@ class usage
 	{
 		if (is_open_)
 			return;
-		of_->channel.open();
-		of_->link.session->on_end = [of = of_] {
-			of->channel.close_socket();
-			of->interruption.wake();
-		};
+		of_->open_channel();
 		is_open_ = true;
 	}
 
@@ -146,7 +159,6 @@ class usage
 		of_->interruption.abandon();
 		if (!is_usable())
 			return of_->channel.close_socket();
-		of_->link.session->on_end = nullptr;
 		of_->channel.close();
 	}
 

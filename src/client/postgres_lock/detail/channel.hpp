@@ -23,7 +23,7 @@ class channel;
 inline int result_event(PGEventId id, void *info, void *);
 
 /// One connection as Asio sees it. Its socket is a duplicate, since others may have registered
-/// libpq's own.
+/// libpq's own, and is there from the first operation on.
 ///
 /// Others must not use the connection while a command of ours is under way, but nothing stops them:
 /// `PQexec` waits for our answer, and throws it away. We overhear it then.
@@ -59,25 +59,21 @@ class channel
 		return connection_;
 	}
 
+	/// Has it a socket of the connection?
+	[[nodiscard]] bool
+	is_open() const noexcept
+	{
+		return socket_.is_open();
+	}
+
 	/// For the time of an operation.
 	void
 	open()
 	{
-		int socket = duplicate();
-		error_code failure;
-
-		socket_.assign(socket, failure);
-		if (failure)
-		{
-			::close(socket);
-			throw system_error(failure, "postgres_lock");
-		}
-		PQregisterEventProc(&connection_, result_event, "postgres_lock channel", nullptr);
+		if (!is_open())
+			open_socket();
 		if (PQsetInstanceData(&connection_, result_event, this) == 0)
-		{
-			close_socket();
 			throw std::bad_alloc();
-		}
 		was_nonblocking_ = PQisnonblocking(&connection_) != 0;
 		PQsetnonblocking(&connection_, 1);
 	}
@@ -86,7 +82,7 @@ class channel
 	void
 	close() noexcept
 	{
-		close_socket();
+		timer_.cancel();
 		PQsetInstanceData(&connection_, result_event, nullptr);
 		if (!was_nonblocking_)
 			PQsetnonblocking(&connection_, 0);
@@ -125,6 +121,7 @@ class channel
 			throw_libpq_error(connection_, nullptr);
 		result_.reset();
 		is_overheard_ = false;
+		flush();
 	}
 
 	/// Sends and receives what is possible without waiting. True: the command has ended.
@@ -134,11 +131,9 @@ class channel
 		if (is_overheard_)
 			return true;
 
-		int unsent = PQflush(&connection_);
-
-		if (unsent < 0 || PQconsumeInput(&connection_) == 0)
+		flush();
+		if (PQconsumeInput(&connection_) == 0)
 			throw_libpq_error(connection_, result_.get());
-		wants_to_write_ = unsent > 0;
 		while (PQisBusy(&connection_) == 0)
 		{
 			result_ptr next = read();
@@ -203,6 +198,32 @@ class channel
 	}
 
   private:
+	void
+	open_socket()
+	{
+		PQregisterEventProc(&connection_, result_event, "postgres_lock channel", nullptr);
+
+		int socket = duplicate();
+		error_code failure;
+
+		socket_.assign(socket, failure);
+		if (failure)
+		{
+			::close(socket);
+			throw system_error(failure, "postgres_lock");
+		}
+	}
+
+	void
+	flush()
+	{
+		int unsent = PQflush(&connection_);
+
+		if (unsent < 0)
+			throw_libpq_error(connection_, result_.get());
+		wants_to_write_ = unsent > 0;
+	}
+
 	[[nodiscard]] result_ptr
 	read() noexcept
 	{

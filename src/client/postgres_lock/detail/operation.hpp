@@ -29,59 +29,81 @@ namespace pglock::detail
 template <typename Value>
 using made_value = std::conditional_t<std::is_void_v<Value>, std::monostate, Value>;
 
-/// A machine of protocol.hpp as a composed operation of Asio. `Finish` makes its value of the
-/// machine in the end, or throws.
-///
-/// It moves from one wait to the next, and is never in the hands of another thread.
-template <typename Machine, typename Finish> class operation
+/// A machine of protocol.hpp or of lease_protocol.hpp over a channel. It moves on until it has to
+/// wait.
+template <typename Machine> class conversation
 {
   public:
-	using value = std::invoke_result_t<Finish &, Machine &>;
+	enum class event : unsigned char { none, socket, interruption };
 
-	/// `asked` is a cancellation that came before it.
-	operation(std::shared_ptr<async_connection> of, std::unique_ptr<Machine> machine, Finish finish,
-			  asio::cancellation_type asked)
-		: of_(std::move(of)), usage_(*of_), machine_(std::move(machine)),
-		  finish_(std::move(finish)), asked_(asked)
+	/// `asked` is a cancellation that came before it. The machine is made of the arguments.
+	template <typename... Arguments>
+	conversation(std::shared_ptr<async_connection> of, asio::cancellation_type asked,
+				 Arguments &&...arguments)
+		: of_(std::move(of)), usage_(*of_), machine_(std::forward<Arguments>(arguments)...),
+		  asked_(asked)
 	{
 	}
 
-	/// Called to begin, and whenever what was waited for has come. The error only says that the
-	/// wait was interrupted: why, the cancellation state and the clock say.
-	template <typename Self> void operator()(Self &self, error_code = {})
+	/// Goes on as far as possible without waiting, and says what is to be waited for. `heard` is
+	/// the cancellation that has come.
+	[[nodiscard]] event
+	go_on(asio::cancellation_type heard)
 	{
-		bool begins = !std::exchange(has_begun_, true);
 		auto next = event::none;
 
-		if (begins)
-			self.reset_cancellation_state(asio::enable_total_cancellation());
-		if (!is_over_)
+		if (is_over_)
+			return next;
+		try
 		{
-			try
-			{
-				hear_cancellation(self.get_cancellation_state().cancelled());
-				next = advance();
-			}
-			catch (...)
-			{
-				fail(std::current_exception());
-			}
-			is_over_ = next == event::none;
-			// others may use the connection from now on
-			if (is_over_)
-				usage_->close_channel();
+			hear_cancellation(heard);
+			next = advance();
 		}
-		// none of our members may be touched once we have been moved
-		if (next != event::none)
-			wait(self, next);
-		else if (begins) // must not complete before async_... has returned
-			asio::post(of_->channel.executor(), std::move(self));
-		else
-			complete(self);
+		catch (...)
+		{
+			fail(std::current_exception());
+		}
+		is_over_ = next == event::none;
+		// others may use the connection from now on
+		if (is_over_)
+			usage_.close_channel();
+		return next;
+	}
+
+	/// When to look again, if what is waited for has not come by then.
+	[[nodiscard]] std::chrono::steady_clock::time_point
+	latest(event next) const
+	{
+		auto until = clock::now() + longest_wait;
+
+		if (next == event::socket && machine_.wants_interruption())
+			until = std::min(until, retry_at_);
+		if (give_up_at_)
+			until = std::min(until, *give_up_at_);
+		if (deadline answer = machine_.until())
+			until = std::min(until, *answer);
+		return until;
+	}
+
+	[[nodiscard]] const std::shared_ptr<async_connection> &
+	of() const noexcept
+	{
+		return of_;
+	}
+
+	[[nodiscard]] Machine &
+	machine() noexcept
+	{
+		return machine_;
+	}
+
+	[[nodiscard]] const std::exception_ptr &
+	failure() const noexcept
+	{
+		return failure_;
 	}
 
   private:
-	enum class event : unsigned char { none, socket, interruption };
 	using clock = std::chrono::steady_clock;
 
 	/// A request to cancel that arrives before its command is lost, so it is repeated.
@@ -97,13 +119,12 @@ template <typename Machine, typename Finish> class operation
 		asked_ |= heard;
 		if (asked_ == asio::cancellation_type::none && !of_->is_abandoned)
 			return;
-		machine_->cancel();
+		machine_.cancel();
 		if (!give_up_at_ && (of_->is_abandoned || (asked_ & asio::cancellation_type::terminal) !=
 													  asio::cancellation_type::none))
 			give_up_at_ = clock::now() + of_->grace;
 	}
 
-	/// Goes on as far as possible without waiting, and says what is to be waited for.
 	[[nodiscard]] event
 	advance()
 	{
@@ -116,7 +137,7 @@ template <typename Machine, typename Finish> class operation
 				if (auto next = converse(); next != event::none)
 					return next;
 				if (of_->channel.is_overheard())
-					machine_->disturbed();
+					machine_.disturbed();
 				answer = of_->channel.take_reply();
 			}
 			catch (const error &failure)
@@ -125,7 +146,7 @@ template <typename Machine, typename Finish> class operation
 				if (exchange_->recovers(failure))
 					continue;
 				exchange_.reset();
-				if (!machine_->recovers(failure))
+				if (!machine_.recovers(failure))
 					throw;
 				continue;
 			}
@@ -133,7 +154,7 @@ template <typename Machine, typename Finish> class operation
 			if (!exchange_->succeeded())
 				continue;
 			exchange_.reset();
-			machine_->succeeded(*answer);
+			machine_.succeeded(*answer);
 		}
 		return event::none;
 	}
@@ -148,14 +169,14 @@ template <typename Machine, typename Finish> class operation
 		// meet a later command
 		if (!of_->interruption.is_over())
 			return waiting_for(event::interruption);
+		if (is_sent_ && of_->channel.is_done())
+			return event::none;
 		if (!is_sent_)
 		{
-			usage_->open_channel();
+			usage_.open_channel();
 			of_->channel.send(exchange_->next(), request_->what(), request_->values());
+			is_sent_ = true;
 		}
-		is_sent_ = true;
-		if (of_->channel.is_done())
-			return event::none;
 		if (is_to_be_interrupted() && !interrupt())
 			return waiting_for(event::interruption);
 		return waiting_for(event::socket);
@@ -164,7 +185,7 @@ template <typename Machine, typename Finish> class operation
 	[[nodiscard]] bool
 	ask()
 	{
-		request_ = machine_->next();
+		request_ = machine_.next();
 		if (request_)
 			exchange_.emplace(of_->link.connection, *of_->link.session, of_->statements,
 							  request_->what());
@@ -174,7 +195,7 @@ template <typename Machine, typename Finish> class operation
 	[[nodiscard]] bool
 	is_to_be_interrupted() const noexcept
 	{
-		return machine_->wants_interruption() && clock::now() >= retry_at_;
+		return machine_.wants_interruption() && clock::now() >= retry_at_;
 	}
 
 	/// True: nothing is to be waited for, so it may be that nothing was sent.
@@ -204,7 +225,7 @@ template <typename Machine, typename Finish> class operation
 			is_given_up_ = true;
 			throw connection_lost("the server did not answer a cancelled operation");
 		}
-		if (deadline until = machine_->until(); until && clock::now() >= *until)
+		if (deadline until = machine_.until(); until && clock::now() >= *until)
 		{
 			shut_down(of_->channel.connection());
 			throw connection_lost(no_answer_text);
@@ -226,25 +247,71 @@ template <typename Machine, typename Finish> class operation
 		failure_ = std::move(failure);
 	}
 
+	std::shared_ptr<async_connection> of_;
+	usage usage_;
+	Machine machine_;
+	std::optional<request> request_;
+	std::optional<exchange> exchange_;
+	std::exception_ptr failure_;
+	asio::cancellation_type asked_;
+	std::optional<clock::time_point> give_up_at_;
+	clock::time_point retry_at_{};
+	std::chrono::milliseconds retry_ = first_retry;
+	bool is_over_ = false;
+	bool is_sent_ = false;
+	bool is_given_up_ = false;
+};
+
+/// A conversation as a composed operation of Asio. `Finish` makes its value of the machine in the
+/// end, or throws.
+///
+/// It moves from one wait to the next, and is never in the hands of another thread.
+template <typename Machine, typename Finish> class operation
+{
+  public:
+	using value = std::invoke_result_t<Finish &, Machine &>;
+
+	operation(std::unique_ptr<conversation<Machine>> conversation, Finish finish)
+		: conversation_(std::move(conversation)), finish_(std::move(finish))
+	{
+	}
+
+	/// Called to begin, and whenever what was waited for has come. The error only says that the
+	/// wait was interrupted: why, the cancellation state and the clock say.
+	template <typename Self> void operator()(Self &self, error_code = {})
+	{
+		bool begins = !std::exchange(has_begun_, true);
+
+		if (begins)
+			self.reset_cancellation_state(asio::enable_total_cancellation());
+
+		auto next = conversation_->go_on(self.get_cancellation_state().cancelled());
+
+		// none of our members may be touched once we have been moved
+		if (next != event::none)
+			wait(self, next);
+		else if (begins) // must not complete before async_... has returned
+			asio::post(conversation_->of()->channel.executor(), std::move(self));
+		else
+			complete(self);
+	}
+
+  private:
+	using event = typename conversation<Machine>::event;
+
 	template <typename Self>
 	void
 	wait(Self &self, event next)
 	{
-		async_connection &of = *of_;
-		auto until = clock::now() + longest_wait;
+		async_connection &of = *conversation_->of();
 
-		if (next == event::socket && machine_->wants_interruption())
-			until = std::min(until, retry_at_);
-		if (give_up_at_)
-			until = std::min(until, *give_up_at_);
-		if (deadline answer = machine_->until())
-			until = std::min(until, *answer);
-		of.channel.timer().expires_at(until);
+		of.channel.timer().expires_at(conversation_->latest(next));
 		of.channel.timer().async_wait(
-			asio::bind_executor(self.get_executor(), [weak = std::weak_ptr(of_)](error_code error) {
-				if (auto alive = weak.lock(); alive && !error)
-					alive->wake();
-			}));
+			asio::bind_executor(self.get_executor(),
+								[weak = std::weak_ptr(conversation_->of())](error_code error) {
+									if (auto alive = weak.lock(); alive && !error)
+										alive->wake();
+								}));
 		if (next == event::interruption)
 			of.interruption.async_wait(std::move(self));
 		else
@@ -255,7 +322,7 @@ template <typename Machine, typename Finish> class operation
 	void
 	complete(Self &self)
 	{
-		std::exception_ptr failure = failure_;
+		std::exception_ptr failure = conversation_->failure();
 		made_value<value> made{};
 
 		if (!failure)
@@ -263,9 +330,9 @@ template <typename Machine, typename Finish> class operation
 			try
 			{
 				if constexpr (std::is_void_v<value>)
-					finish_(*machine_);
+					finish_(conversation_->machine());
 				else
-					made = finish_(*machine_);
+					made = finish_(conversation_->machine());
 			}
 			catch (...)
 			{
@@ -273,30 +340,16 @@ template <typename Machine, typename Finish> class operation
 			}
 		}
 		// the handler may end the user's object, for which the operation is over
-		machine_.reset();
-		usage_.reset();
-		of_.reset();
+		conversation_.reset();
 		if constexpr (std::is_void_v<value>)
 			self.complete(failure);
 		else
 			self.complete(failure, std::move(made));
 	}
 
-	std::shared_ptr<async_connection> of_;
-	std::optional<usage> usage_;
-	std::unique_ptr<Machine> machine_;
+	std::unique_ptr<conversation<Machine>> conversation_;
 	Finish finish_;
-	std::optional<request> request_;
-	std::optional<exchange> exchange_;
-	std::exception_ptr failure_;
-	asio::cancellation_type asked_;
-	std::optional<clock::time_point> give_up_at_;
-	clock::time_point retry_at_{};
-	std::chrono::milliseconds retry_ = first_retry;
 	bool has_begun_ = false;
-	bool is_over_ = false;
-	bool is_sent_ = false;
-	bool is_given_up_ = false;
 };
 
 template <typename Value> struct operation_signature
@@ -319,8 +372,9 @@ start_cancelled(const std::shared_ptr<async_connection> &of, asio::cancellation_
 	using made = operation<Machine, Finish>;
 
 	return asio::async_compose<Token, typename operation_signature<typename made::value>::type>(
-		made(of, std::make_unique<Machine>(std::forward<Arguments>(arguments)...),
-			 std::move(finish), asked),
+		made(std::make_unique<conversation<Machine>>(of, asked,
+													 std::forward<Arguments>(arguments)...),
+			 std::move(finish)),
 		token, of->channel.socket());
 }
 

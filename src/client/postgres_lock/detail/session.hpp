@@ -1,10 +1,12 @@
 // session.hpp: what is remembered of a session as long as its connection lives.
 #pragma once
 
+#include <atomic>
 #include <bitset>
 #include <cstddef>
 #include <deque>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,6 +16,9 @@
 
 #if __has_include(<unistd.h>)
 #include <unistd.h>
+#endif
+#if defined(__GLIBC__)
+#include <pthread.h>
 #endif
 
 namespace pglock
@@ -26,7 +31,14 @@ class hold;
 [[nodiscard]] inline long
 process_id() noexcept
 {
-#if __has_include(<unistd.h>)
+#if defined(__GLIBC__)
+	// getpid() is a system call, and this is asked several times for each lock. A child made by
+	// vfork() or clone() must not use locks anyway.
+	static std::atomic<long> id = getpid();
+	static const bool is_told = pthread_atfork(nullptr, nullptr, [] { id = getpid(); }) == 0;
+
+	return is_told ? id.load(std::memory_order_relaxed) : getpid();
+#elif __has_include(<unistd.h>)
 	return getpid();
 #else
 	return 0;
@@ -64,8 +76,8 @@ struct session
 	/// A command has failed or rolled back, maybe to a savepoint only, maybe all.
 	bool may_have_rolled_back = false;
 
-	/// Whoever waits on the connection without being called by its library is told of that end.
-	std::function<void()> on_end;
+	/// Who has a socket of the connection beside its library's is told of that end.
+	std::list<std::function<void()>> on_end;
 
 	/// Which statements the server has been given to prepare, by their index.
 	std::bitset<24> prepared;
@@ -104,9 +116,32 @@ struct session
 	end()
 	{
 		alive = false;
-		if (on_end)
-			std::exchange(on_end, nullptr)();
+		for (const auto &told : std::exchange(on_end, {}))
+			told();
 	}
+};
+
+/// Has the end of a session told to somebody, as long as this is there.
+class session_end
+{
+  public:
+	session_end(std::shared_ptr<session> of, std::function<void()> told)
+		: of_(std::move(of)), position_(of_->on_end.insert(of_->on_end.end(), std::move(told)))
+	{
+	}
+
+	session_end(const session_end &) = delete;
+	session_end &operator=(const session_end &) = delete;
+
+	~session_end()
+	{
+		if (of_->alive)
+			of_->on_end.erase(position_);
+	}
+
+  private:
+	std::shared_ptr<session> of_;
+	std::list<std::function<void()>>::iterator position_;
 };
 
 /// The sessions of connections that have no `session_memory`. One that no lock object uses and that
