@@ -12,6 +12,7 @@
 
 #include "async.hpp"
 #include "handler.hpp"
+#include "recorder.hpp"
 
 using async::note;
 using async::outcome;
@@ -67,6 +68,32 @@ TEST_F(AsyncLock, TakesAndReleasesByFutures)
 	EXPECT_TRUE(server::is_free("b"));
 	work.reset();
 	thread.join();
+}
+
+TEST_F(AsyncLock, TellsAnObserver)
+{
+	using texts = std::vector<std::string>;
+	server::libpq_session other;
+	recorder notes;
+	async_lock lock(context, session.get(), "a", {.observer = &notes});
+	std::string noted;
+
+	EXPECT_EQ(acquire(lock), "true");
+	EXPECT_EQ(release(lock), "true");
+	EXPECT_EQ(notes.told(), (texts{"waiting a", "acquired a", "released a"}));
+	{
+		pglock::guard holder(other.get(), "a");
+
+		lock.async_acquire(10ms, note(noted));
+		run();
+		EXPECT_EQ(noted, "false");
+		EXPECT_EQ(notes.told(), (texts{"waiting a", "refused a"}));
+	}
+	EXPECT_EQ(acquire(lock), "true");
+	notes.told();
+	server::terminate(server::pid_of(session));
+	EXPECT_EQ(release(lock), "lost");
+	EXPECT_EQ(notes.told(), texts{"lost a"});
 }
 
 TEST_F(AsyncLock, LeavesTheConnectionAsItWas)

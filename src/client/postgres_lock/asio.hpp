@@ -428,7 +428,7 @@ class lock_holder
 	{
 		// whoever has heard of the loss knows it, and the end of the guard tells of what it holds
 		if (!is_lost && held_->hold.depth() == 0)
-			report_release_failure(held_->hold.keys().front(), failure);
+			held_->hold.report_release_failure(failure);
 	}
 
   private:

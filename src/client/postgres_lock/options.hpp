@@ -66,6 +66,8 @@ enum class statements : unsigned char {
 	unprepared,
 };
 
+class observer;
+
 /// How a lock is taken, for designated initializers:
 /// `pglock::options{.shared = true, .timeout = 5s}`.
 struct options
@@ -101,6 +103,9 @@ struct options
 	/// operations, which are cancelled by Asio's own means.
 	std::stop_token stop = {};
 #endif
+
+	/// Is told what becomes of the lock, see there. Null: nobody is.
+	pglock::observer *observer = nullptr;
 };
 
 /// How a lease is taken, for designated initializers: `{.ttl = 15s, .holder = "node a"}`.

@@ -129,7 +129,7 @@ class blocking_hold : public hold
 		}
 		catch (const connection_lost &)
 		{
-			forget();
+			lose();
 			throw;
 		}
 		try
@@ -253,7 +253,7 @@ class blocking_hold : public hold
 	void
 	release_failed(const std::exception &failure, unsigned levels) noexcept
 	{
-		report_release_failure(keys().front(), failure);
+		report_release_failure(failure);
 		if (levels == 0 || ends_with_transaction() ||
 			dynamic_cast<const connection_lost *>(&failure) != nullptr)
 			return;

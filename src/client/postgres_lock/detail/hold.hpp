@@ -14,6 +14,7 @@
 #include "../connection.hpp"
 #include "../error.hpp"
 #include "../key.hpp"
+#include "../observer.hpp"
 #include "../options.hpp"
 #include "keys.hpp"
 #include "refusal.hpp"
@@ -36,7 +37,8 @@ class hold
 		: connection_(connection), session_(connection.session()), keys_(in_order(std::move(keys))),
 		  slots_(slots ? std::to_string(*slots) : ""),
 		  scope_(options.scope.value_or(connection.default_scope())), shared_(options.shared),
-		  rollback_on_error_(options.rollback_on_error), statements_(options.statements)
+		  rollback_on_error_(options.rollback_on_error), statements_(options.statements),
+		  observer_(options.observer)
 	{
 		if (slots && options.shared)
 			throw std::invalid_argument("a slot is not shared");
@@ -209,25 +211,23 @@ class hold
 	void
 	enter()
 	{
-		if (depth_ > 0 || is_slot())
-			return;
-		try
-		{
-			for (const key &each : keys_)
-				session_->holds.emplace(each.text(), this);
-		}
-		catch (...)
-		{
-			leave();
-			throw;
-		}
+		if (depth_ == 0 && !is_slot())
+			enter_books();
+		if (observer_ != nullptr)
+			waiting_since_ = lock_event::clock::now();
+		tell(&observer::waiting, waiting_since_);
 	}
 
 	void
 	granted() noexcept
 	{
 		if (depth_++ == 0)
+		{
 			transaction_ = session_->ended_transactions;
+			if (observer_ != nullptr)
+				held_since_ = lock_event::clock::now();
+		}
+		tell(&observer::acquired, waiting_since_);
 	}
 
 	void
@@ -235,6 +235,7 @@ class hold
 	{
 		if (depth_ == 0)
 			leave();
+		tell(&observer::refused, waiting_since_);
 	}
 
 	/// What takes a level. Valid until the next one is made.
@@ -310,7 +311,7 @@ class hold
 			return false;
 		if (!session_->alive)
 		{
-			forget();
+			lose();
 			check_session(*session_, keys_.front());
 		}
 		if (!ends_with_transaction())
@@ -336,11 +337,31 @@ class hold
 	{
 		if (answer != "t")
 		{
-			forget();
+			lose();
 			throw not_held_error(description() + " was not held: somebody released it");
 		}
 		if (--depth_ == 0)
 			leave();
+		tell(&observer::released, held_since_);
+	}
+
+	/// Nothing is held any more, though it should be.
+	void
+	lose() noexcept
+	{
+		if (depth_ == 0)
+			return;
+		forget();
+		tell(&observer::lost, held_since_);
+	}
+
+	/// Tells of a release that failed where that can't be thrown.
+	void
+	report_release_failure(const std::exception &failure) const noexcept
+	{
+		if (observer_ != nullptr)
+			observer_->release_failed(event_since(held_since_), failure);
+		detail::report_release_failure(keys_.front(), failure);
 	}
 
 	/// Whatever was held above these levels is not any more.
@@ -414,6 +435,35 @@ class hold
 		return {acquire_slot_statement, {name().c_str(), slots_.c_str(), limit, scope}};
 	}
 
+	[[nodiscard]] lock_event
+	event_since(lock_event::clock::time_point since) const noexcept
+	{
+		return {keys_, slot(), shared_, scope_, since};
+	}
+
+	void
+	tell(void (observer::*what)(const lock_event &) noexcept,
+		 lock_event::clock::time_point since) const noexcept
+	{
+		if (observer_ != nullptr)
+			(observer_->*what)(event_since(since));
+	}
+
+	void
+	enter_books()
+	{
+		try
+		{
+			for (const key &each : keys_)
+				session_->holds.emplace(each.text(), this);
+		}
+		catch (...)
+		{
+			leave();
+			throw;
+		}
+	}
+
 	void
 	leave() noexcept
 	{
@@ -440,6 +490,10 @@ class hold
 	bool shared_;
 	bool rollback_on_error_;
 	pglock::statements statements_;
+	/// null: nobody observes it
+	pglock::observer *observer_;
+	lock_event::clock::time_point waiting_since_{};
+	lock_event::clock::time_point held_since_{};
 	unsigned depth_ = 0;
 	/// How many transactions of the session had ended when the first level was taken.
 	unsigned transaction_ = 0;

@@ -203,7 +203,9 @@ class acquisition
 	void
 	own_hold_known(bool is_held)
 	{
-		if (!is_held)
+		if (!is_held && hold_.lost())
+			hold_.lose();
+		else if (!is_held)
 			hold_.forget();
 		else if (!hold_.shared())
 			throw_held_by_this(hold_.keys().front());
@@ -317,7 +319,7 @@ class restitution : public uninterruptible
 	recovers(const error &failure) noexcept
 	{
 		if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
-			hold_.forget();
+			hold_.lose();
 		return false;
 	}
 
