@@ -43,16 +43,34 @@ may_be_stopped([[maybe_unused]] const connection_ref &connection,
 	return false;
 }
 
-inline void
-drive(const session_link &over, const lease_options &options, [[maybe_unused]] bool may_be_stopped,
-	  lease_acquisition &taking)
+/// Takes the lease, and waits as long as the options say. False: the timeout passed. Once it is
+/// held nothing fails: somebody has to know of it.
+[[nodiscard]] inline bool
+take(const std::shared_ptr<lease_state> &wanted, const session_link &over,
+	 const lease_options &options)
 {
+	bool stops = may_be_stopped(over.connection, options);
+	lease_acquisition taking(wanted, over, options, stops);
+
+	try
+	{
 #if defined(__cpp_lib_jthread)
-	if (may_be_stopped)
-		return drive_unless_stopped(over.connection, *over.session, options.statements, taking,
-									options.stop, options.grace, [&] { return taking.until(); });
+		if (stops)
+			drive_unless_stopped(over.connection, *over.session, options.statements, taking,
+								 options.stop, options.grace, [&] { return taking.until(); });
+		else
 #endif
-	drive(over.connection, *over.session, options.statements, taking);
+			drive(over.connection, *over.session, options.statements, taking);
+	}
+	catch (...)
+	{
+		if (taking.result() != wait_outcome::taken)
+			throw;
+	}
+	if (taking.result() == wait_outcome::cancelled)
+		throw stopped_error(taking.description() +
+							" is not waited for any more: stop was requested");
+	return taking.result() == wait_outcome::taken;
 }
 } // namespace detail
 
@@ -85,27 +103,11 @@ class lease
 	[[nodiscard]] static std::optional<lease>
 	acquire(connection_ref connection, pglock::key key, const lease_options &options = {})
 	{
-		auto wanted = std::make_shared<detail::lease_state>(std::move(key), 0, options);
-		detail::session_link over(connection);
-		bool may_be_stopped = detail::may_be_stopped(connection, options);
-		detail::lease_acquisition taking(wanted, over, options, may_be_stopped);
+		lease wanted(std::move(key), 0, options);
 
-		try
-		{
-			detail::drive(over, options, may_be_stopped, taking);
-		}
-		catch (...)
-		{
-			// once it is held, somebody has to know of it
-			if (taking.result() != detail::wait_outcome::taken)
-				throw;
-		}
-		if (taking.result() == detail::wait_outcome::cancelled)
-			throw stopped_error(taking.description() +
-								" is not waited for any more: stop was requested");
-		if (taking.result() != detail::wait_outcome::taken)
+		if (!detail::take(wanted.state_, detail::session_link(std::move(connection)), options))
 			return std::nullopt;
-		return lease(wanted);
+		return wanted;
 	}
 
 	/// From now on it lasts for its `ttl`. True also if it has expired and nobody has taken it
@@ -323,13 +325,11 @@ throw_lease_timeout(const key &key)
 [[nodiscard]] inline std::unique_ptr<held_lease>
 hold_lease(const connection_ref &connection, key key, const lease_options &options)
 {
-	std::optional<lease> taken = lease::acquire(connection, key, options);
+	session_link over(connection);
+	auto held = std::make_unique<held_lease>(lease(std::move(key), 0, options), over, options);
 
-	if (!taken)
-		throw_lease_timeout(key);
-
-	auto held = std::make_unique<held_lease>(std::move(*taken), session_link(connection), options);
-
+	if (!take(held->get().state(), over, options))
+		throw_lease_timeout(held->get().key());
 	held->granted();
 	return held;
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -30,14 +31,15 @@ class lease_state
 		  ttl_text_(interval_text(options.ttl)), statements_(options.statements),
 		  grace_(options.grace)
 	{
+		token_text_.reserve(std::numeric_limits<std::int64_t>::digits10 + 2);
 	}
 
-	/// The server's answer. There may be no memory for a copy of it.
+	/// The server's answer. Takes no memory, of which there may be none.
 	void
-	granted(std::string token) noexcept
+	granted(std::string_view token)
 	{
-		token_text_ = std::move(token);
-		token_ = number_of(token_text_);
+		token_text_ = token;
+		token_ = number_of(token);
 	}
 
 	/// The answer may be older than what another thread has heard meanwhile.
