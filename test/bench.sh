@@ -19,6 +19,8 @@ main() {
 	begin
 	need libpq-dev has_package libpq
 	need pkg-config has pkg-config
+	need libasio-dev test -f /usr/include/asio.hpp
+	need valgrind has valgrind
 	need curl has curl
 	need etcd-server has etcd
 	prepare
@@ -40,6 +42,8 @@ main() {
 	passed_timeouts
 	view
 	client guard 'guard of the C++ client, to libpq by hand' 15 '>= 0.95' 1.0
+	instructions guard 'instructions of a guard, to libpq by hand' '<= 1.3' 1.2
+	instructions coroutine 'the same of a coroutine' '<= 2.6' 2.0
 	client section 'critical section, to lock + UPDATE + unlock' "$pairs" '>= 2' 2.8
 	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
@@ -183,6 +187,27 @@ client() {
 	measure "$3" client_rate "$1" "$1_by_hand"
 	read -r ours by_hand ratio < <(median_pair)
 	row "$2" /s "$ours" "$by_hand" "$ratio" "$4" "$5"
+}
+
+# instructions CASE TITLE BAR GOAL: how many the client runs for a lock, and libpq by hand
+instructions() {
+	local ours by_hand
+	by_hand=$(count_instructions bench guard_by_hand)
+	case $1 in
+		coroutine) ours=$(count_instructions bench_async) ;;
+		*) ours=$(count_instructions bench "$1") ;;
+	esac
+	row "$2" '' "$ours" "$by_hand" "$(awk "BEGIN { printf \"%.2f\", $ours / $by_hand }")" "$3" "$4"
+}
+
+# count_instructions PROGRAM [CASE]: of one time; without those of its start, which two counts share
+count_instructions() {
+	local times counts=()
+	for times in 100 1100; do
+		counts+=("$(valgrind --tool=callgrind --callgrind-out-file=/dev/null "$work/client/$1" "${@:2}" "${times}x" 2>&1 |
+			sed -nE 's/.*Collected *: ([0-9]+).*/\1/p')")
+	done
+	say $(((counts[1] - counts[0]) / 1000))
 }
 
 client_rate() { "$work/client/bench" "$1" "$seconds" ${delay:+"$delay"}; }

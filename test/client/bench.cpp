@@ -1,7 +1,8 @@
 // What the C++ client costs, against what one would write by hand with libpq: how often a second a
-// case can be done over one connection.
+// case can be done over one connection. Or it is done so many TIMES, for who counts instructions.
 //
 //   bench CASE SECONDS [DELAY]
+//   bench CASE TIMESx
 //
 // DELAY is that of a network, in microseconds each way.
 #include <chrono>
@@ -109,7 +110,15 @@ try
 	};
 
 	prepare(connection);
-	std::printf("%.0f\n", rate(cases.at(argv[1]), std::atof(argv[2])));
+
+	const auto &once = cases.at(argv[1]);
+	std::string length = argv[2];
+
+	if (length.ends_with('x'))
+		for (int left = std::stoi(length); left > 0; left--)
+			once();
+	else
+		std::printf("%.0f\n", rate(once, std::stod(length)));
 }
 catch (const std::exception &failure)
 {

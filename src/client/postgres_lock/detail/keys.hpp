@@ -55,8 +55,11 @@ in_order(std::vector<key> keys)
 {
 	if (keys.empty())
 		throw std::invalid_argument("there is no key");
-	std::sort(keys.begin(), keys.end());
-	keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+	if (keys.size() > 1)
+	{
+		std::sort(keys.begin(), keys.end());
+		keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+	}
 	return keys;
 }
 } // namespace pglock::detail

@@ -27,17 +27,32 @@ namespace detail
 {
 class hold;
 
+#if defined(__GLIBC__)
+/// The process, as the system has said, and says again in each child; 0: not yet. getpid() is a
+/// system call, and this is asked several times for each lock. A child made by vfork() or clone()
+/// must not use locks anyway.
+inline std::atomic<long> known_process = 0;
+
+inline long
+learn_process() noexcept
+{
+	static const bool is_told =
+		pthread_atfork(nullptr, nullptr, [] { known_process = getpid(); }) == 0;
+
+	if (is_told)
+		known_process = getpid();
+	return getpid();
+}
+#endif
+
 /// 0 where processes don't fork.
 [[nodiscard]] inline long
 process_id() noexcept
 {
 #if defined(__GLIBC__)
-	// getpid() is a system call, and this is asked several times for each lock. A child made by
-	// vfork() or clone() must not use locks anyway.
-	static std::atomic<long> id = getpid();
-	static const bool is_told = pthread_atfork(nullptr, nullptr, [] { id = getpid(); }) == 0;
+	long known = known_process.load(std::memory_order_relaxed);
 
-	return is_told ? id.load(std::memory_order_relaxed) : getpid();
+	return known != 0 ? known : learn_process();
 #elif __has_include(<unistd.h>)
 	return getpid();
 #else
@@ -99,6 +114,10 @@ struct session
 	void
 	command_ended(bool succeeded, std::string_view tag) noexcept
 	{
+		// what most commands are, changes nothing
+		if (succeeded && (tag == "CALL" || tag.starts_with("SELECT ")))
+			return;
+
 		bool begins = tag == "BEGIN" || tag == "START TRANSACTION";
 
 		if (tag == "COMMIT" || tag == "PREPARE TRANSACTION" || (begins && may_have_rolled_back))
