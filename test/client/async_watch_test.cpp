@@ -141,3 +141,35 @@ TEST_F(Watch, GoesOnWhileTheLockIsWaitedFor)
 	run();
 	EXPECT_TRUE(stop.stop_requested());
 }
+
+TEST_F(Watch, KeepsTheSessionAlive)
+{
+	server::libpq_session idle;
+	server::libpq_session kept;
+	server::libpq_session in_transaction;
+	pglock::async_lock left(context, idle.get(), "left");
+	pglock::async_lock lock(context, kept.get(), "leader", {.keep_alive = 500ms});
+	pglock::async_lock in_block(context, in_transaction.get(), "block", {.keep_alive = 500ms});
+	std::stop_source of_left;
+	std::stop_source of_block;
+	std::string none;
+
+	EXPECT_EQ(acquire(left), "true");
+	EXPECT_EQ(acquire(lock), "true");
+	EXPECT_EQ(acquire(in_block), "true");
+	in_transaction.query("SET idle_in_transaction_session_timeout = '1s'");
+	in_transaction.begin();
+	idle.query("SET idle_session_timeout = '1s'");
+	kept.query("SET idle_session_timeout = '1s'");
+	left.async_watch(of_left, note(none));
+	lock.async_watch(stop, note(noted));
+	in_block.async_watch(of_block, note(none));
+	context.restart();
+	context.run_for(2500ms);
+	EXPECT_TRUE(of_left.stop_requested()) << "else the test sees nothing";
+	EXPECT_TRUE(of_block.stop_requested()) << "transactions have another timeout";
+	EXPECT_FALSE(stop.stop_requested());
+	EXPECT_EQ(kept.query("SELECT pglock.held('leader')"), "t");
+	stop.request_stop();
+	EXPECT_EQ(release(lock), "true");
+}

@@ -281,3 +281,36 @@ TEST_F(Libpq, AForkedProcessLeavesTheLockAlone)
 	EXPECT_TRUE(server::is_free("a"));
 	EXPECT_TRUE(heard.all().empty());
 }
+
+TEST_F(Libpq, AnIdleSessionIsKeptAliveWithoutARoundTrip)
+{
+	libpq_session kept;
+	libpq_session left;
+	pglock::lock lock(kept.get(), "a");
+
+	EXPECT_TRUE(lock.acquire());
+	EXPECT_EQ(round_trips([&] { EXPECT_TRUE(pglock::keep_alive(session.get())); }), 0);
+	kept.query("SET idle_session_timeout = '1s'");
+	left.query("SET idle_session_timeout = '1s'");
+	EXPECT_TRUE(server::soon([&] {
+		EXPECT_TRUE(pglock::keep_alive(kept.get()));
+		return pglock::connection_ref(left.get()).lost();
+	})) << "else the test sees nothing";
+	EXPECT_FALSE(lock.lost());
+	EXPECT_TRUE(lock.release());
+
+	kept.begin();
+	EXPECT_TRUE(pglock::keep_alive(kept.get())) << "there is nothing to do";
+	kept.rollback();
+	ASSERT_EQ(PQsendQuery(kept.get(), "SELECT 'mine'"), 1);
+	EXPECT_TRUE(pglock::keep_alive(kept.get()));
+
+	pglock::detail::result_ptr mine(PQgetResult(kept.get()));
+
+	EXPECT_STREQ(PQgetvalue(mine.get(), 0, 0), "mine");
+	EXPECT_EQ(PQgetResult(kept.get()), nullptr);
+
+	pqxx::connection other;
+
+	EXPECT_FALSE(pglock::keep_alive(other));
+}

@@ -71,7 +71,7 @@ auto
 async_watch(const detail::executor_argument &executor, connection_ref connection,
 			std::stop_source &stop, Token &&token)
 {
-	return detail::start_watch(executor, connection, connection.session(), stop,
+	return detail::start_watch(executor, connection, connection.session(), stop, {},
 							   std::forward<Token>(token));
 }
 #endif

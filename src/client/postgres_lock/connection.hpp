@@ -69,6 +69,9 @@ using deadline = std::optional<std::chrono::steady_clock::time_point>;
 /// object stays, and says that it is lost. Asked for when the server has refused to release a lock
 /// whose object has ended. Otherwise the session keeps that until the library can release it.
 ///
+/// `void keep_alive(T &) noexcept`: sends the server something that it does not answer, if the
+/// connection is idle. See `pglock::keep_alive()`.
+///
 /// `command_control control(T &)`: for another thread, which ends a wait when stop is requested,
 /// see `options::stop`. Otherwise locks on the connection refuse that option.
 ///
@@ -125,6 +128,15 @@ concept can_close = requires(T &connection)
 {
 	{
 		Traits::close(connection)
+	}
+	noexcept;
+};
+
+template <typename Traits, typename T>
+concept can_keep_alive = requires(T &connection)
+{
+	{
+		Traits::keep_alive(connection)
 	}
 	noexcept;
 };
@@ -191,6 +203,8 @@ struct operations
 	/// null if the library can't
 	void (*close)(void *) noexcept;
 	/// null if the library can't
+	void (*keep_alive)(void *) noexcept;
+	/// null if the library can't
 	command_control (*control)(void *);
 	scope (*default_scope)(void *) noexcept;
 	std::shared_ptr<session> (*session_of)(void *);
@@ -230,6 +244,10 @@ make_operations() noexcept
 	if constexpr (can_close<Traits, T>)
 		made.close = [](void *connection) noexcept {
 			Traits::close(*static_cast<T *>(connection));
+		};
+	if constexpr (can_keep_alive<Traits, T>)
+		made.keep_alive = [](void *connection) noexcept {
+			Traits::keep_alive(*static_cast<T *>(connection));
 		};
 	if constexpr (has_control<Traits, T>)
 		made.control = [](void *connection) {
@@ -361,6 +379,16 @@ class connection_ref
 		return true;
 	}
 
+	/// False: nothing was done, as that is not known of the connection's type.
+	bool
+	keep_alive() const noexcept
+	{
+		if (operations_->keep_alive == nullptr)
+			return false;
+		operations_->keep_alive(connection_);
+		return true;
+	}
+
 	[[nodiscard]] bool
 	has_control() const noexcept
 	{
@@ -414,6 +442,21 @@ class connection_ref
 	/// null if somebody else keeps the connection
 	std::shared_ptr<void> owner_;
 };
+
+/// Keeps the server from ending an idle session, and the locks with it, by `idle_session_timeout`:
+/// to be called more often than that, in the thread that the connection belongs to. It sends a
+/// message of five bytes that has no answer, so it waits for nothing; with one on its way the
+/// kernel also finds out earlier that the server is gone. After it the server counts no idle time
+/// at all before it gets the next command. Does nothing while a command or a transaction is under
+/// way. Not for connections to a pooler that shares sessions.
+///
+/// False: nothing was done, as that is not known of the connection's type. It is of libpq's, from
+/// version 14 on, but not of libpqxx's: run a statement instead.
+inline bool
+keep_alive(const connection_ref &connection) noexcept
+{
+	return connection.keep_alive();
+}
 
 /// Names the interface to a connection, where it is not to be that of its type:
 /// `pglock::guard guard(pglock::through<my_traits>(connection), "key");`

@@ -207,6 +207,16 @@ template <> struct connection_traits<PGconn>
 		detail::shut_down(connection);
 	}
 
+#ifdef LIBPQ_HAS_PIPELINING
+	/// Flush: only what is sent next in a pipeline depends on it.
+	static void
+	keep_alive(PGconn &connection) noexcept
+	{
+		if (status(connection) == transaction_status::idle && PQsendFlushRequest(&connection) == 1)
+			PQflush(&connection);
+	}
+#endif
+
 	static command_control
 	control(PGconn &connection)
 	{

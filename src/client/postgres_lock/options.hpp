@@ -104,6 +104,10 @@ struct options
 	std::stop_token stop = {};
 #endif
 
+	/// How often `async_watch()` and `with_lock()` keep the session alive while they watch it, see
+	/// `keep_alive()`. Not given: never.
+	std::optional<time_limit> keep_alive = std::nullopt;
+
 	/// Is told what becomes of the lock, see there. Null: nobody is.
 	pglock::observer *observer = nullptr;
 };

@@ -95,6 +95,9 @@ struct async_connection
 	detail::interruption interruption;
 	pglock::statements statements;
 
+	/// How often who watches the session keeps it alive. Nothing: never.
+	std::optional<time_limit> keep_alive;
+
 	/// Of the session whose socket the channel has.
 	std::optional<session_end> end_of_session;
 

@@ -24,6 +24,7 @@ struct async_hold : async_connection
 		: async_connection(std::move(executor), connection, options.statements),
 		  hold(connection, std::move(keys), options, slots), timeout(options.timeout)
 	{
+		keep_alive = options.keep_alive;
 	}
 
 	blocking_hold hold;

@@ -430,7 +430,7 @@ auto
 start_watch(const std::shared_ptr<async_connection> &of, std::stop_source &stop, Token &&token)
 {
 	return start_watch(of->channel.executor(), of->link.connection, of->link.session, stop,
-					   std::forward<Token>(token));
+					   of->keep_alive, std::forward<Token>(token));
 }
 #endif
 } // namespace pglock::detail

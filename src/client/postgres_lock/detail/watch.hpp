@@ -8,11 +8,13 @@
 #include <chrono>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <stop_token>
 #include <system_error>
 #include <utility>
 
 #include "../connection.hpp"
+#include "../options.hpp"
 #include "asio_library.hpp"
 #include "session.hpp"
 
@@ -24,9 +26,10 @@ class watch
 {
   public:
 	watch(asio::any_io_executor executor, connection_ref connection,
-		  std::shared_ptr<session> session, std::stop_source stop)
+		  std::shared_ptr<session> session, std::stop_source stop,
+		  std::optional<time_limit> keep_alive)
 		: connection_(connection), session_(std::move(session)), stop_(std::move(stop)),
-		  timer_(std::make_unique<asio::steady_timer>(std::move(executor)))
+		  keep_alive_(keep_alive), timer_(std::make_unique<asio::steady_timer>(std::move(executor)))
 	{
 	}
 
@@ -46,6 +49,8 @@ class watch
 			stop_.request_stop();
 			return self.complete(nullptr);
 		}
+		else
+			keep_alive();
 
 		auto &timer = *timer_;
 
@@ -64,9 +69,23 @@ class watch
 		return stop_.stop_requested() || !session_->alive || connection_.lost();
 	}
 
+	/// Only its own session, which is alive.
+	void
+	keep_alive() noexcept
+	{
+		auto now = clock::now();
+
+		if (!keep_alive_ || now < keep_alive_at_)
+			return;
+		keep_alive_at_ = now + std::chrono::milliseconds(*keep_alive_);
+		connection_.keep_alive();
+	}
+
 	connection_ref connection_;
 	std::shared_ptr<session> session_;
 	std::stop_source stop_;
+	std::optional<time_limit> keep_alive_;
+	clock::time_point keep_alive_at_{};
 	std::unique_ptr<asio::steady_timer> timer_;
 	bool has_begun_ = false;
 };
@@ -74,11 +93,11 @@ class watch
 template <typename Token>
 auto
 start_watch(asio::any_io_executor executor, connection_ref connection,
-			std::shared_ptr<session> session, std::stop_source &stop, Token &&token)
+			std::shared_ptr<session> session, std::stop_source &stop,
+			std::optional<time_limit> keep_alive, Token &&token)
 {
-	return asio::async_compose<Token, void(std::exception_ptr)>(watch(executor, connection,
-																	  std::move(session), stop),
-																token, executor);
+	return asio::async_compose<Token, void(std::exception_ptr)>(
+		watch(executor, connection, std::move(session), stop, keep_alive), token, executor);
 }
 } // namespace pglock::detail
 #endif
