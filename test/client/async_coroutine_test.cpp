@@ -63,6 +63,62 @@ TEST_F(Coroutine, TakesAndReleases)
 			  "true");
 }
 
+TEST_F(Coroutine, NeedsNoTokenAndNoOptions)
+{
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  pglock::async_lock lock(context, session.get(), "a");
+
+				  EXPECT_TRUE(co_await lock.async_acquire());
+				  EXPECT_TRUE(co_await lock.async_release());
+				  EXPECT_TRUE(co_await lock.async_acquire(5s));
+				  EXPECT_GT(co_await lock.async_token(), 0);
+				  EXPECT_TRUE(co_await lock.async_handle_error());
+
+				  auto guard = co_await pglock::async_acquire(context, session.get(), {"a", "b"});
+
+				  EXPECT_GT(co_await guard.async_token(), 0);
+				  EXPECT_GT(co_await guard.async_token("b"), 0);
+				  EXPECT_TRUE(co_await guard.async_unlock());
+
+				  auto slot = co_await pglock::async_acquire_slot(context, session.get(), "a", 2,
+																  {.timeout = 5s});
+
+				  EXPECT_TRUE(co_await slot.async_unlock());
+			  }),
+			  "true");
+}
+
+TEST_F(Coroutine, WithLockIsOfTheBodysExecutor)
+{
+	using strand = asio::strand<asio::io_context::executor_type>;
+	auto executor = asio::make_strand(context);
+	std::string noted;
+	auto work = [&]() -> awaitable<int, strand> {
+		auto held = [&](pglock::async_guard &guard) -> awaitable<int, strand> {
+			EXPECT_TRUE(executor.running_in_this_thread());
+			EXPECT_TRUE(guard.locked());
+			EXPECT_FALSE(server::is_free("a"));
+			co_return 42;
+		};
+		auto of_slot = [&]() -> awaitable<void, strand> {
+			co_await asio::post(executor, asio::use_awaitable_t<strand>());
+			throw broken();
+		};
+		int made = co_await pglock::with_lock(session.get(), "a", {}, held);
+
+		EXPECT_TRUE(executor.running_in_this_thread());
+		EXPECT_TRUE(server::is_free("a"));
+		co_await pglock::with_slot(session.get(), "b", 2, {}, of_slot);
+		co_return made;
+	};
+
+	asio::co_spawn(executor, work(),
+				   [&](std::exception_ptr failure, int) { noted = outcome(failure); });
+	run();
+	EXPECT_EQ(noted, "broken");
+	EXPECT_TRUE(server::is_free("b"));
+}
+
 TEST_F(Coroutine, GuardsRollBackAfterAnException)
 {
 	session.query("CREATE TEMP TABLE written (n int)");

@@ -3,8 +3,9 @@
 // its files. Whatever waits is an operation with a completion token, so callbacks, futures and
 // co_await all work:
 //
-//     auto guard = co_await pglock::async_acquire(executor, connection, "key", {.timeout = 5s},
-//                                                 asio::use_awaitable);
+//     auto guard = co_await pglock::async_acquire(executor, connection, "key", {.timeout = 5s});
+//
+// Without a token it is Asio's default one, or in versions of Asio that have none `use_awaitable`.
 //
 // Operations complete with an exception_ptr, which holds what the functions of lock.hpp throw, and
 // their value. Of one connection, one operation or command can be under way at a time; another one
@@ -62,14 +63,14 @@ namespace pglock
 /// Requests stop when the session has ended, and its locks with it: within a quarter of a second
 /// after this machine has heard of it (of a network that fails without a word it hears by TCP's
 /// keepalives). Completes then, and when somebody else has requested stop; until then it is under
-/// way, and is to be cancelled if it is not wanted any more. It sends nothing, and does not keep
-/// others from using the connection.
+/// way, and is to be cancelled if it is not wanted any more. It sends nothing but what
+/// `options::keep_alive` of a lock asks for, and does not keep others from using the connection.
 ///
 /// Signature: `void(std::exception_ptr)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_watch(const detail::executor_argument &executor, connection_ref connection,
-			std::stop_source &stop, Token &&token)
+			std::stop_source &stop, Token &&token = Token())
 {
 	return detail::start_watch(executor, connection, connection.session(), stop, {},
 							   std::forward<Token>(token));
@@ -99,57 +100,56 @@ class async_lock
 	}
 
 	/// See `lock::acquire()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
-	auto
-	async_acquire(Token &&token)
+	template <typename Token = detail::default_token>
+	requires(!std::convertible_to<Token, time_limit>) auto async_acquire(Token &&token = Token())
 	{
 		return take(held_->timeout, std::forward<Token>(token));
 	}
 
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_acquire(time_limit timeout, Token &&token)
+	async_acquire(time_limit timeout, Token &&token = Token())
 	{
 		return take(timeout, std::forward<Token>(token));
 	}
 
 	/// See `lock::try_acquire()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_try_acquire(Token &&token)
+	async_try_acquire(Token &&token = Token())
 	{
 		return take(std::chrono::milliseconds::zero(), std::forward<Token>(token));
 	}
 
 	/// See `lock::release()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_release(Token &&token)
+	async_release(Token &&token = Token())
 	{
 		return detail::start_restitution(held_, false, std::forward<Token>(token));
 	}
 
 	/// See `lock::handle_error()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_handle_error(Token &&token)
+	async_handle_error(Token &&token = Token())
 	{
 		return detail::start_restitution(held_, true, std::forward<Token>(token));
 	}
 
 	/// See `lock::token()`. Signature: `void(std::exception_ptr, std::int64_t)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_token(Token &&token)
+	async_token(Token &&token = Token())
 	{
 		return detail::start_question(held_, detail::token_statement, key(),
 									  std::forward<Token>(token));
 	}
 
 	/// See `lock::lock_id()`. Signature: `void(std::exception_ptr, std::int64_t)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_lock_id(Token &&token)
+	async_lock_id(Token &&token = Token())
 	{
 		return detail::start_question(held_, detail::lock_id_statement, key(),
 									  std::forward<Token>(token));
@@ -157,9 +157,9 @@ class async_lock
 
 #if defined(__cpp_lib_jthread)
 	/// See `pglock::async_watch()`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_watch(std::stop_source &stop, Token &&token)
+	async_watch(std::stop_source &stop, Token &&token = Token())
 	{
 		return detail::start_watch(held_, stop, std::forward<Token>(token));
 	}
@@ -229,32 +229,31 @@ class [[nodiscard]] async_guard
 	/// Gives the locks back. False: they are held at transaction scope, or not any more. Throws
 	/// `std::logic_error` at once if it holds nothing, as all its operations do. Signature:
 	/// `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_unlock(Token &&token)
+	async_unlock(Token &&token = Token())
 	{
 		return detail::start_restitution(held(), false, std::forward<Token>(token));
 	}
 
 	/// See `lock::handle_error()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_handle_error(Token &&token)
+	async_handle_error(Token &&token = Token())
 	{
 		return detail::start_restitution(held(), true, std::forward<Token>(token));
 	}
 
 	/// See `guard::token()`. Signature: `void(std::exception_ptr, std::int64_t)`.
-	template <typename Token>
-	auto
-	async_token(Token &&token)
+	template <typename Token = detail::default_token>
+	requires(!std::convertible_to<Token, key>) auto async_token(Token &&token = Token())
 	{
 		return async_token(held()->hold.keys().front(), std::forward<Token>(token));
 	}
 
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_token(key key, Token &&token)
+	async_token(key key, Token &&token = Token())
 	{
 		return detail::start_question(held(), detail::token_statement, std::move(key),
 									  std::forward<Token>(token));
@@ -262,9 +261,9 @@ class [[nodiscard]] async_guard
 
 #if defined(__cpp_lib_jthread)
 	/// See `pglock::async_watch()`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_watch(std::stop_source &stop, Token &&token)
+	async_watch(std::stop_source &stop, Token &&token = Token())
 	{
 		return detail::start_watch(held(), stop, std::forward<Token>(token));
 	}
@@ -347,10 +346,10 @@ start_guard(const std::shared_ptr<async_hold> &held, Token &&token)
 /// vector of them. If the timeout passes, completes with `timeout_error`. Throws at once what needs
 /// no server to know: `std::invalid_argument` if there is no key or no connection. Signature:
 /// `void(std::exception_ptr, async_guard)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_acquire(const detail::executor_argument &executor, PGconn *connection,
-			  detail::keys_argument keys, const options &options, Token &&token)
+			  detail::keys_argument keys, const options &options = {}, Token &&token = Token())
 {
 	return detail::start_guard<async_guard>(detail::make_async_hold(executor, connection,
 																	std::move(keys), options),
@@ -360,10 +359,10 @@ async_acquire(const detail::executor_argument &executor, PGconn *connection,
 /// Takes one of the slots of a key, see `slot_guard`. If the timeout passes, completes with
 /// `timeout_error`. Throws at once what needs no server to know. Signature:
 /// `void(std::exception_ptr, async_slot_guard)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_acquire_slot(const detail::executor_argument &executor, PGconn *connection, key key,
-				   int slots, const options &options, Token &&token)
+				   int slots, const options &options = {}, Token &&token = Token())
 {
 	return detail::start_guard<async_slot_guard>(detail::make_async_hold(executor, connection,
 																		 {std::move(key)}, options,
@@ -437,12 +436,12 @@ class lock_holder
 
 /// The coroutine of with_lock() and with_slot().
 template <typename Guard, typename Body>
-asio::awaitable<body_value<Guard, Body>>
+body_awaitable<Guard, Body>
 run_with(PGconn *connection, std::vector<key> keys, options options, slot_count slots, Body body)
 {
 	auto held = make_async_hold(co_await asio::this_coro::executor, connection, std::move(keys),
 								options, slots);
-	Guard guard = co_await start_guard<Guard>(held, asio::use_awaitable);
+	Guard guard = co_await start_guard<Guard>(held, use_body_awaitable<Guard, Body>);
 	auto by = std::make_shared<body_cancellation>();
 	lock_holder holder(std::move(held));
 
@@ -461,9 +460,11 @@ run_with(PGconn *connection, std::vector<key> keys, options options, slot_count 
 ///
 /// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
 ///
-/// The body may take an `async_guard &`, for its token and to know whether it is lost.
+/// The body may take an `async_guard &`, for its token and to know whether it is lost. It may also
+/// be an `awaitable` with another executor than `any_io_executor`, such as a strand: this is one
+/// then, too.
 template <typename Body>
-asio::awaitable<detail::body_value<async_guard, Body>>
+detail::body_awaitable<async_guard, Body>
 with_lock(PGconn *connection, detail::keys_argument keys, options options, Body body)
 {
 	return detail::run_with<async_guard>(connection, std::move(keys), options, {}, std::move(body));
@@ -472,7 +473,7 @@ with_lock(PGconn *connection, detail::keys_argument keys, options options, Body 
 /// The same with one of the slots of a key. The body may take an `async_slot_guard &`, for the
 /// number of the slot.
 template <typename Body>
-asio::awaitable<detail::body_value<async_slot_guard, Body>>
+detail::body_awaitable<async_slot_guard, Body>
 with_slot(PGconn *connection, key key, int slots, options options, Body body)
 {
 	return detail::run_with<async_slot_guard>(connection, {std::move(key)}, options, slots,

@@ -27,9 +27,19 @@ start_body(Body &body, Guard &guard)
 		return body();
 }
 
+/// Its type, which has the executor's: that of the coroutine round it is the same.
 template <typename Guard, typename Body>
-using body_value =
-	typename decltype(start_body(std::declval<Body &>(), std::declval<Guard &>()))::value_type;
+using body_awaitable = decltype(start_body(std::declval<Body &>(), std::declval<Guard &>()));
+
+template <typename Guard, typename Body>
+using body_value = typename body_awaitable<Guard, Body>::value_type;
+
+template <typename Guard, typename Body>
+using body_executor = typename body_awaitable<Guard, Body>::executor_type;
+
+/// What operations within that coroutine complete by.
+template <typename Guard, typename Body>
+inline constexpr asio::use_awaitable_t<body_executor<Guard, Body>> use_body_awaitable{};
 
 /// How a body is cancelled: by whoever awaits it, or since what it relies on is lost. It is shared
 /// with those who notice a loss, maybe after the body has ended, but on its executor.
@@ -113,7 +123,7 @@ is_cancellation(const std::exception_ptr &failure) noexcept
 /// The body as a coroutine of its own. What reaches it has passed the filters of the one that
 /// awaits it, so nothing else is kept from it.
 template <typename Guard, typename Body, typename Result>
-asio::awaitable<void>
+asio::awaitable<void, body_executor<Guard, Body>>
 run_cancellable(std::shared_ptr<body_cancellation> by, Body &body, Guard &guard, Result &result,
 				bool throws)
 {
@@ -134,7 +144,7 @@ run_cancellable(std::shared_ptr<body_cancellation> by, Body &body, Guard &guard,
 /// `loss()`: throws that it is lost. `start_restitution(after_error, token, asked)`.
 /// `restitution_failed(failure, is_lost)`: nobody else hears of that.
 template <typename Guard, typename Holder, typename Body>
-asio::awaitable<body_value<Guard, Body>>
+body_awaitable<Guard, Body>
 run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Body &body)
 {
 	using value = body_value<Guard, Body>;
@@ -150,7 +160,8 @@ run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Bo
 			state.slot().assign([by](asio::cancellation_type type) { by->cancel(type); });
 		co_await asio::co_spawn(co_await asio::this_coro::executor,
 								run_cancellable(by, body, guard, result, throws),
-								asio::bind_cancellation_slot(by->slot(), asio::use_awaitable));
+								asio::bind_cancellation_slot(by->slot(),
+															 use_body_awaitable<Guard, Body>));
 	}
 	catch (...)
 	{
@@ -168,7 +179,7 @@ run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Bo
 	co_await asio::this_coro::throw_if_cancelled(false);
 	try
 	{
-		co_await holder.start_restitution(failure != nullptr, asio::use_awaitable,
+		co_await holder.start_restitution(failure != nullptr, use_body_awaitable<Guard, Body>,
 										  by->is_lost() ? asio::cancellation_type::terminal
 														: state.cancelled());
 	}

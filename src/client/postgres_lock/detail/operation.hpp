@@ -352,6 +352,17 @@ template <typename Machine, typename Finish> class operation
 	bool has_begun_ = false;
 };
 
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
+using fallback_token = asio::use_awaitable_t<>;
+#else
+using fallback_token = void;
+#endif
+using asio_default_token = asio::default_completion_token<asio::any_io_executor>::type;
+
+/// What operations complete by if they are given no token; `void`: they have to be given one.
+using default_token =
+	std::conditional_t<std::is_void_v<asio_default_token>, fallback_token, asio_default_token>;
+
 template <typename Value> struct operation_signature
 {
 	using type = void(std::exception_ptr, Value);
