@@ -34,6 +34,7 @@ main() {
 	choose "$src"/test/t/*.pl
 	find_service POSTGRES_EXPORTER prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter 039_exporter
 	find_service BOUNCER pgbouncer /usr/sbin/pgbouncer 062_pgbouncer 074_lease_pgbouncer
+	find_service PGPOOL pgpool2 /usr/sbin/pgpool 069_pgpool
 	find_drivers
 	find_node_packages
 	await_rust
