@@ -141,6 +141,12 @@ SELECT pglock.acquire('d');
 SELECT pglock.release('b'), pglock.try('c');
 SELECT pglock.try('d');
 SELECT pglock.release_all();
+-- what a built-in took does not count, though the books know of it since a token was drawn
+SET pglock.max_holds = 1;
+SELECT pg_advisory_lock(pglock.lock_id('b')), pglock.token('b') > 0 AS drawn;
+SELECT pglock.try('c');
+SELECT pglock.try('d');
+SELECT pglock.release_all(), pg_advisory_unlock(pglock.lock_id('b'));
 RESET pglock.max_holds;
 SET pglock.max_holds = -1;
 SET pglock.unknown = 1;

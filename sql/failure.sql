@@ -215,6 +215,19 @@ SELECT pglock.acquire('x');
 :mine;
 SELECT pglock.release('x'), pglock.release('x'), pglock.release('x');
 
+-- a cancel that is on its way when a lock is to be released finds it held, and it stays so
+\set VERBOSITY terse
+SELECT pglock.acquire('x'), pglock.acquire_slot('x', 1);
+SELECT pg_cancel_backend(pg_backend_pid()) AND pglock.release('x');
+SELECT pg_cancel_backend(pg_backend_pid()) AND pglock.release_slot('x', 1);
+SELECT key, slot, depth FROM pglock.locks ORDER BY slot;
+SELECT pglock.release('x'), pglock.release_slot('x', 1);
+-- ... and keeps many from being taken, here before the lock table is full
+SELECT array_agg('n' || i) AS many FROM generate_series(1, 100000) AS i \gset
+SELECT pg_cancel_backend(pg_backend_pid()) AND pglock.acquire_all(:'many');
+:mine;
+\set VERBOSITY default
+
 -- PREPARE TRANSACTION, failing: nothing of its own, and the transaction's levels go
 BEGIN;
 SELECT pglock.acquire('x'), pglock.acquire('x', scope => 'transaction');
