@@ -28,9 +28,10 @@ main() {
 	query -c 'CREATE EXTENSION postgres_lock'
 	say "SEED=$seed SECONDS=$seconds CLIENTS=$clients"
 	as_server mkdir "$work/histories"
-	# libpq says there what happens to connections, which is the point of all this
-	run as_server env PGAPPNAME='chaos client' /usr/bin/python3 "$src/test/chaos/chaos.py" "$work/data" \
-		"$work/server.log" "$work/histories" "$seed" "$seconds" "$clients" 2>"$work/errors" || keep_histories
+	# libpq says on standard error what happens to connections, which is the point of all this
+	run as_server env SERVERS="host=$work,$work port=5432,5433 target_session_attrs=read-write" \
+		/usr/bin/python3 "$src/test/chaos/chaos.py" "$work/data" "$work/server.log" "$work/histories" \
+		"$seed" "$seconds" "$clients" 2>"$work/errors" || keep_histories
 	say 'PASSED: nobody held what another held, and nothing was left'
 }
 

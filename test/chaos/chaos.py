@@ -2,9 +2,9 @@
 
   chaos.py DATA LOG FOLDER SEED SECONDS CLIENTS
 
-It goes through cycles of at most 30 s, each in three phases: calm, without the nemesis; with sessions and clients
-disturbed; and with the server, too. Each phase begins and ends with nothing held, and is judged for itself.
-FOLDER keeps the history of the phase that has failed.
+It goes through cycles of at most 30 s, each in four phases: calm, without the nemesis; with sessions and clients
+disturbed; with the server, too; and with a synchronous standby that takes over. Each phase begins and ends with nothing
+held, and is judged for itself. FOLDER keeps the history of the phase that has failed.
 """
 
 import os
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import history
 import rules
@@ -20,6 +21,25 @@ from client import LEASES, LOCKS
 from nemesis import TO_SERVER, TO_SESSIONS, Nemesis, Server
 from statements import CONTROLS
 
+
+
+@dataclass
+class Phase:
+    """A share of each cycle. What is to happen `first` happens, however short that is."""
+
+    name: str
+    share: float
+    first: list
+    others: list
+    keeps_server: bool
+
+
+PHASES = [
+    Phase("calm", 0.2, [], [], True),
+    Phase("sessions disturbed", 0.3, ["kill_client", "cancel_all"], TO_SESSIONS, True),
+    Phase("server disturbed", 0.3, TO_SERVER, TO_SESSIONS + 2 * TO_SERVER, False),
+    Phase("standby takes over", 0.2, ["fail_over"], TO_SESSIONS, False),
+]
 CYCLE = 30
 SECOND = rules.SECOND
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -36,8 +56,9 @@ class Client:
 class Fleet:
     """The clients that run at the moment. None has a number that another has had."""
 
-    def __init__(self, size, *arguments):
-        self.arguments = arguments
+    def __init__(self, size, folder, *arguments, seed):
+        self.over = f"{folder}/over"
+        self.arguments = [seed, folder, *arguments]
         self.started = 0
         self.clients = [self.start() for _ in range(size)]
 
@@ -51,6 +72,7 @@ class Fleet:
     def finish(self):
         """Returns what went wrong: each client ends by itself, and not by an exception."""
         problems = []
+        open(self.over, "w", encoding="utf8").close()
         deadline = time.monotonic() + 30
         for client in self.clients:
             try:
@@ -91,7 +113,8 @@ class Chaos:
 
     def control(self, name):
         folder = self.make_folder("control")
-        fleet = Fleet(4, self.seed, history.now() + SECOND * 3 // 4, folder, name)
+        fleet = Fleet(4, folder, name, seed=self.seed)
+        time.sleep(1)
         fleet.finish()
         self.wait_until_nothing_is_left()
         facts, _ = rules.check(folder, LEASES)
@@ -108,27 +131,22 @@ class Chaos:
             length = min(left, CYCLE)
             left -= length
             cycle += 1
-            for name, share, events in (
-                ("calm", 0.2, ([], [])),
-                ("sessions disturbed", 0.4, (["kill_client", "cancel_all"], TO_SESSIONS)),
-                ("server disturbed", 0.4, (TO_SERVER, TO_SESSIONS + 2 * TO_SERVER)),
-            ):
-                violations = self.phase(f"{self.seed} {cycle} {name}", length * share, *events)
+            for phase in PHASES:
+                violations = self.phase(phase, f"{self.seed} {cycle} {phase.name}", length * phase.share)
                 if violations:
-                    return [(rule, f"{what} ({name}, cycle {cycle})") for rule, what in violations]
+                    return [(rule, f"{what} ({phase.name}, cycle {cycle})") for rule, what in violations]
         return []
 
-    def phase(self, seed, seconds, first, others):
+    def phase(self, phase, seed, seconds):
         folder = self.make_folder("phase")
-        keeps_counts = "restart" not in first
         self.server.query("SELECT pglock.contention_reset()")
         size = self.server.value("SELECT pglock.registry_size()")
         until = history.now() + int(seconds * SECOND)
-        fleet = Fleet(self.clients, seed, until, folder)
-        Nemesis(seed, self.server, fleet, folder).run(until, first, others)
-        violations = fleet.finish() + self.wait_until_nothing_is_left(size if keeps_counts else None)
-        counted = self.counted() if keeps_counts else None
-        facts, self.floor = rules.check(folder, LEASES, bool(first), self.floor, counted)
+        fleet = Fleet(self.clients, folder, seed=seed)
+        Nemesis(seed, self.server, fleet, folder).run(until, phase.first, phase.others)
+        violations = fleet.finish() + self.wait_until_nothing_is_left(size if phase.keeps_server else None)
+        counted = self.counted() if phase.keeps_server else None
+        facts, self.floor = rules.check(folder, LEASES, bool(phase.first), self.floor, counted)
         self.add_up(folder, facts)
         violations += facts.violations + self.crashes()
         if not violations:
@@ -196,16 +214,31 @@ class Chaos:
 
     # what must have been there for anything to be proved
     WANTED = {
-        "taken": [f"{what} ({scope})" for what in ("locks", "shared locks", "slots") for scope in ("session", "transaction")]
+        "taken": [f"{what} (session)" for what in ("locks", "shared locks", "slots")]
+        + [f"{what} (transaction)" for what in ("locks", "shared locks", "slots")]
         + ["leases"],
         "used": ["leases renewed", "leases checked", "tokens drawn", "written under a lock or lease"],
         "refused": ["55P03", "57014"],
         "lost": ["sessions"],
-        "disturbed by": TO_SERVER + ["kill_client", "cancel_all"],
+        "disturbed by": TO_SERVER + ["kill_client", "cancel_all", "fail_over"],
     }
 
     def lacking(self):
-        return [f"{kind}: no {what}" for kind, all_of in self.WANTED.items() for what in all_of if not self.seen[kind, what]]
+        return [
+            f"{kind}: no {what}"
+            for kind, all_of in self.WANTED.items()
+            for what in all_of
+            if not self.seen[kind, what]
+        ]
+
+
+def first_of_each(violations, most):
+    """What is worth reading: one fault may break many rules, and often."""
+    shown = Counter()
+    for rule, what in violations:
+        shown[rule] += 1
+        if shown[rule] <= most:
+            yield rule, what[:500]
 
 
 def main():
@@ -219,7 +252,7 @@ def main():
         print(f"the controls are found: {', '.join(CONTROLS)}", flush=True)
     violations = chaos.run(int(seconds))
     chaos.report()
-    problems = missed + [f"{rule}: {what}" for rule, what in violations[:20]]
+    problems = missed + [f"{rule}: {what}" for rule, what in first_of_each(violations, 5)]
     problems = problems or [f"too little for a proof: {what}" for what in chaos.lacking()]
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0

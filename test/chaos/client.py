@@ -1,23 +1,26 @@
 """A client: it takes locks, slots and leases by chance, uses them, gives them back, and writes its history.
 
-  client.py NUMBER SEED UNTIL FOLDER [CONTROL]
+  client.py NUMBER SEED FOLDER [CONTROL]
 
 Every other client uses psycopg 2 and the simple protocol, the others psycopg 3, the extended protocol and prepared
-statements. UNTIL is a time of the histories' clock. It waits for the server when it has lost its session, and goes on with
-the leases that it has. With a CONTROL it sends what statements.py says of that in place of what it means.
+statements. It goes on until there is a file `over` in the folder, and waits for the server when it has lost its
+session, whose leases it keeps. With a CONTROL it sends what statements.py says of that in place of what it means.
 """
 
+import os
 import random
 import sys
 import time
 
-from history import History, now
+from history import History
 from statements import CONTROLS, STATEMENTS
 
 LOCKS = ["k1", "k2", "k3"]
 SLOTS = {"s1": 1, "s2": 2, "s3": 3}
 LEASES = {"l1": 1, "l2": 1, "m2": 2}
 MS = 1_000_000
+# the server and its standby, of which the one is meant that can be written to
+SERVERS = os.environ.get("SERVERS")
 
 
 class Lost(Exception):
@@ -48,7 +51,7 @@ class Session:
         self.driver = driver
         self.history = history
         self.statements = statements
-        self.connection = driver.connect("")
+        self.connection = driver.connect(SERVERS, application_name="chaos client")
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
         self.history.write("connect", pid=self.connection.info.backend_pid)
@@ -87,6 +90,8 @@ class Client:
     def __init__(self, number, seed, folder, control=None):
         self.random = random.Random(f"{seed} {number}")
         self.driver = driver_of(number)
+        self.over = f"{folder}/over"
+        self.parent = os.getppid()
         self.history = History(f"{folder}/client.{number}")
         replaced, only, _ = CONTROLS[control] if control else ({}, None, None)
         self.statements = STATEMENTS | replaced
@@ -95,8 +100,8 @@ class Client:
         self.leases = []
         self.session = None
 
-    def run(self, until):
-        while now() < until:
+    def run(self):
+        while not os.path.exists(self.over) and os.getppid() == self.parent:
             try:
                 self.session = self.session or Session(self.driver, self.history, self.statements)
                 self.act()
@@ -338,8 +343,8 @@ def of(lease):
 
 
 def main():
-    number, seed, until, folder, *control = sys.argv[1:]
-    Client(int(number), seed, folder, *control).run(int(until))
+    number, seed, folder, *control = sys.argv[1:]
+    Client(int(number), seed, folder, *control).run()
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ class Client:
         self.alive = call["at"]
         self.facts.seen["refused", sqlstate] += 1
         if sqlstate not in EXPECTED.get(call["call"], set()) | (DISTURBED if self.disturbed else set()):
-            self.facts.violation("error", f"{call['call']} of {self.owner} failed: {event.get('message', sqlstate)}", event["at"])
+            said = event.get("message", sqlstate)
+            self.facts.violation("error", f"{call['call']} of {self.owner} failed: {said}", event["at"])
         self.count_failed(call, sqlstate)
         if call["call"] == "check" and sqlstate == "55000":
             self.must_have_ended(call, event["at"])
@@ -291,7 +292,8 @@ class Client:
         mine = [level for level in self.levels if level.scope == "session"]
         least = sum(not level.maybe for level in mine)
         if not least <= value <= len(mine):
-            self.facts.violation("presence", f"release_all by {self.owner} answered {value}, not {least} to {len(mine)}", at)
+            answer = f"{value}, not {least} to {len(mine)}"
+            self.facts.violation("presence", f"release_all by {self.owner} answered {answer}", at)
         for level in mine:
             self.end_level(level, call["at"])
 
@@ -321,7 +323,7 @@ class Client:
             return
         key = ("slot", call["key"], value)
         if not 1 <= value <= call["slots"]:
-            self.facts.violation("slots", f"{self.owner} got slot {value} of {call['key']}, which has {call['slots']}", at)
+            self.facts.violation("slots", f"{self.owner} got {key} of {call['slots']}", at)
         if any(not level.maybe for level in self.of_key(key)):
             self.facts.violation("slots", f"{self.owner} got {key} twice", at)
         self.take(key, call, True, at)

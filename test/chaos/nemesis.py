@@ -7,6 +7,7 @@ server's postmaster.
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import time
 
 import psycopg2
 
+from client import SERVERS
 from history import History, now
 
 # the fleet's sessions by their name
@@ -22,22 +24,34 @@ SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'chaos cli
 SIGNAL_ALL = f"SELECT pg_{{}}_backend(pid) FROM ({SESSIONS} OFFSET 0) AS sessions"
 HOLDERS = """SELECT coalesce(array_agg(DISTINCT pid), '{}'), (SELECT count(*) FROM pglock.locks)
     FROM pg_locks WHERE locktype = 'advisory'"""
+# of the server and of its standby, by turns
+PORTS = [5432, 5433]
+OPTIONS = "-c statement_timeout=60s -c lock_timeout=0"
+
+TO_SESSIONS = ["kill_client", "kill_client", "stop_client", "stop_client", "terminate", "terminate", "terminate_all"]
+TO_SESSIONS += ["cancel", "cancel", "cancel", "cancel_all", "stop_backend", "stop_backend", "storm"]
+TO_SERVER = ["restart", "kill_backend"]
+
+
+def run(*command):
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 class Server:
     """The command's own server, and a session of ours that is left alone."""
 
     def __init__(self, data, log):
-        self.data = data
+        self.first_data = self.data = data
         self.log = log
         self.connection = None
+        self.standbys = 0
 
     def query(self, statement, *parameters):
         """The rows; waits for a server that restarts."""
         while True:
             try:
                 if self.connection is None or self.connection.closed:
-                    self.connection = psycopg2.connect(application_name="chaos", options="-c statement_timeout=60s -c lock_timeout=0")
+                    self.connection = psycopg2.connect(SERVERS, application_name="chaos", options=OPTIONS)
                     self.connection.autocommit = True
                 with self.connection.cursor() as cursor:
                     cursor.execute(statement, parameters or None)
@@ -66,15 +80,37 @@ class Server:
             pass
 
     def restart(self):
-        subprocess.run(
-            ["pg_ctl", "restart", "-w", "-m", "immediate", "-D", self.data, "-l", self.log],
-            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )
+        self.pg_ctl("restart", "-m", "immediate", "-l", self.log)
 
+    def pg_ctl(self, command, *options, data=None):
+        run("pg_ctl", command, "-w", "-D", data or self.data, *options)
 
-TO_SESSIONS = ["kill_client", "kill_client", "stop_client", "stop_client", "terminate", "terminate", "terminate_all"]
-TO_SESSIONS += ["cancel", "cancel", "cancel", "cancel_all", "stop_backend", "stop_backend", "storm"]
-TO_SERVER = ["restart", "kill_backend"]
+    def make_standby(self):
+        """A synchronous one, which has all that anybody was answered for from now on."""
+        self.standbys += 1
+        self.standby = f"{self.first_data}.{self.standbys}"
+        port = PORTS[self.standbys % 2]
+        run("pg_basebackup", "-D", self.standby, "-R", "-c", "fast", "--no-sync", "-d", SERVERS)
+        with open(f"{self.standby}/postgresql.auto.conf", "a", encoding="utf8") as file:
+            file.write(f"port = {port}\n")
+        self.pg_ctl("start", "-l", self.log, data=self.standby)
+        self.query("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.query("SELECT pg_reload_conf()")
+        # whoever sees the setting was started after the checkpointer, which puts it into effect, was told of it
+        while self.value("SHOW synchronous_standby_names") != "*":
+            self.connection = None
+            time.sleep(0.01)
+        self.query("CHECKPOINT")
+        end = self.value("SELECT pg_current_wal_insert_lsn()")
+        while not self.value("SELECT bool_or(flush_lsn >= %s) FROM pg_stat_replication", end):
+            time.sleep(0.01)
+
+    def fail_over(self):
+        """The server is gone before the standby takes over."""
+        self.pg_ctl("stop", "-m", "immediate")
+        self.pg_ctl("promote", data=self.standby)
+        shutil.rmtree(self.data)
+        self.data = self.standby
 
 
 class Nemesis:
@@ -88,7 +124,7 @@ class Nemesis:
     def run(self, until, first, others):
         """Goes through the events in an order of its own, those that are `first` before all others."""
         left = list(first)
-        while now() < until:
+        while left or now() < until:
             if not left:
                 left = self.random.sample(others, len(others))
             if left:
@@ -158,7 +194,7 @@ class Nemesis:
         self.server.query(f"ALTER SYSTEM SET {setting} = '{self.random.choice([1, 2, 5])}ms'")
         self.server.query("SELECT pg_reload_conf()")
         time.sleep(0.2)
-        self.server.query("ALTER SYSTEM RESET ALL")
+        self.server.query(f"ALTER SYSTEM RESET {setting}")
         self.server.query("SELECT pg_reload_conf()")
 
     # the server
@@ -168,3 +204,8 @@ class Nemesis:
 
     def restart(self):
         self.server.restart()
+
+    def fail_over(self):
+        self.server.make_standby()
+        time.sleep(self.random.random())
+        self.server.fail_over()

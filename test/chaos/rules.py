@@ -98,7 +98,8 @@ def contention(facts, counted):
             least, most = facts.least[what, of_slots], facts.most[what, of_slots]
             number = counted.get((what, of_slots), 0)
             if not least <= number <= most:
-                facts.violation("contention", f"{number} {what} of {'slots' if of_slots else 'locks'}, not {least} to {most}", 0)
+                of = "slots" if of_slots else "locks"
+                facts.violation("contention", f"{number} {what} of {of}, not {least} to {most}", 0)
 
 
 def replay(folder, disturbed):

@@ -73,14 +73,16 @@ class Exclusion(unittest.TestCase):
         self.assertEqual(judge(first, Story(2).acquires(3, 4).releases(9, 10)), {"exclusion"})
 
     def test_readers_share(self):
-        self.assertEqual(judge(*(Story(i).acquires(1, 2, shared=True).releases(8, 9, shared=True) for i in (1, 2))), set())
+        stories = [Story(i).acquires(1, 2, shared=True).releases(8, 9, shared=True) for i in (1, 2)]
+        self.assertEqual(judge(*stories), set())
 
     def test_a_reader_and_a_writer(self):
         reader = Story(1).acquires(1, 2, shared=True).releases(8, 9, shared=True)
         self.assertEqual(judge(reader, Story(2).acquires(3, 4).releases(5, 6)), {"exclusion"})
 
     def test_levels_of_one_session(self):
-        self.assertEqual(judge(Story().acquires(1, 2).acquires(3, 4, shared=True).releases(5, 6, shared=True).releases(7, 8)), set())
+        story = Story().acquires(1, 2).acquires(3, 4, shared=True).releases(5, 6, shared=True).releases(7, 8)
+        self.assertEqual(judge(story), set())
 
     def test_a_level_is_left(self):
         first = Story(1).acquires(1, 2).acquires(3, 4).releases(5, 6).releases(20, 21)
@@ -161,7 +163,8 @@ class Leases(unittest.TestCase):
         self.assertEqual(judge(first, Story(2).leases(12, 13, 20, ttl=5)), {"exclusion"})
 
     def test_checked_until_the_commit(self):
-        first = Story(1).leases(1, 2, 10, ttl=5).did(3, 3, "begin").did(4, 5, "check", key="l", token=10).did(20, 22, "commit")
+        first = Story(1).leases(1, 2, 10, ttl=5)
+        first.did(3, 3, "begin").did(4, 5, "check", key="l", token=10).did(20, 22, "commit")
         self.assertEqual(judge(first, Story(2).leases(7, 21, 20, ttl=100)), set())
         self.assertEqual(judge(first, Story(2).leases(7, 19, 20, ttl=100)), {"exclusion"})
 
@@ -218,7 +221,8 @@ class Presence(unittest.TestCase):
     def test_nothing_is_left_by_failure(self):
         failed = dict(key="k", shared=False, scope="session", timeout=None)
         for held, broken in ((False, set()), (True, {"presence"})):
-            self.assertEqual(judge(Story().failed(1, 2, "acquire", "57014", **failed).did(3, 4, "held", held, key="k")), broken)
+            story = Story().failed(1, 2, "acquire", "57014", **failed).did(3, 4, "held", held, key="k")
+            self.assertEqual(judge(story), broken)
             self.assertEqual(judge(Story().acquires(1, 2, False, timeout=1).did(3, 4, "held", held, key="k")), broken)
 
     def test_releases(self):
@@ -259,7 +263,8 @@ class Tokens(unittest.TestCase):
         self.assertEqual(judge(story.acquires(7, 8).did(9, 10, "token", 11, key="k")), set())
 
     def test_those_drawn_at_the_same_time(self):
-        self.assertEqual(judge(Story(1).leases(1, 9, 10, ttl=5, key="a"), Story(2).leases(2, 8, 9, ttl=5, key="b")), set())
+        first = Story(1).leases(1, 9, 10, ttl=5, key="a")
+        self.assertEqual(judge(first, Story(2).leases(2, 8, 9, ttl=5, key="b")), set())
 
     def test_of_leases_and_locks(self):
         self.assertEqual(judge(self.draws(1, 1, 10), Story(2).leases(20, 21, 9, ttl=5)), {"token"})
