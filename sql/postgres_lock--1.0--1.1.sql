@@ -644,9 +644,10 @@ ahead of the clock. Do not change it by hand.';
 COMMENT ON FUNCTION token(text) IS
 'The fencing token of this session''s exclusive hold of the lock. The first call in a hold draws it, and
 it stays the same until the hold ends or is broken. It is greater than every token drawn before in this
-database, also after a crash, a restore, and a failover to a server whose clock is not behind. It looks
-like a timestamp in microseconds. Pass it along with whatever the holder writes; the place that is
-written to should refuse tokens smaller than one it has seen. Errors: 22004, 25006 on a standby and in a
+database, also after a crash, a restore, and a failover that loses less of the log than
+pglock.token_margin, whatever the clocks say. It looks like a timestamp in microseconds. Pass it along
+with whatever the holder writes; the place that is written to should refuse tokens smaller than one it
+has seen. Errors: 22004, 25006 on a standby and in a
 read-only transaction, 55000 without an exclusive hold, 57014.';
 
 COMMENT ON FUNCTION session_holds() IS
