@@ -88,7 +88,7 @@ sub connect_to
 sub compiles
 {
 	my ($statement) = @_;
-	my $source = "#include <postgres_lock/libpq.hpp>\n"
+	my $source = "#include <postgres_lock/lease.hpp>\n#include <postgres_lock/libpq.hpp>\n"
 	  . "void take(PGconn *connection) { $statement }\n";
 
 	return IPC::Run::run(
@@ -98,9 +98,18 @@ sub compiles
 }
 
 # a guard without a name would release at once
-ok(compiles("pglock::guard guard($_);") && !compiles("pglock::guard($_);"),
-	"guard($_): only with a name")
-  foreach 'connection, "a"', 'connection, {"a", "b"}', 'connection, std::vector<pglock::key>{"a"}';
+foreach my $guard (
+	[ 'guard', 'connection, "a"' ],
+	[ 'guard', 'connection, {"a", "b"}' ],
+	[ 'guard', 'connection, std::vector<pglock::key>{"a"}' ],
+	[ 'slot_guard', 'connection, "a", 2' ],
+	[ 'lease_guard', 'connection, "a"' ])
+{
+	my ($type, $arguments) = @$guard;
+
+	ok(compiles("pglock::$type guard($arguments);") && !compiles("pglock::$type($arguments);"),
+		"$type($arguments): only with a name");
+}
 
 # its own tests
 make_tests('each header compiles alone', $build, 'headers');
