@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include <postgres_lock/critical_section.hpp>
 #include <postgres_lock/lease.hpp>
 
 #include "relay.hpp"
@@ -149,6 +150,71 @@ TYPED_TEST(Stop, EndsTheWaitForALease)
 	EXPECT_TRUE(holder.release(holding.ref()));
 	EXPECT_TRUE(
 		pglock::lease::acquire(holding.ref(), "busy", {.timeout = 0s})->release(holding.ref()));
+}
+
+TEST(StopLibpq, EndsTheWaitOfACriticalSection)
+{
+	server::libpq_session session;
+	server::libpq_session other;
+	std::stop_source stop;
+
+	session.query("CREATE TEMP TABLE work (id int)");
+	{
+		pglock::guard holder(other.get(), "b");
+		std::thread stopping = stop_waiter(stop);
+
+		EXPECT_THROW(pglock::critical_section(session.get(), {"a", "b"}, {.stop = stop.get_token()},
+											  "INSERT INTO work VALUES (1)"),
+					 pglock::stopped_error);
+		stopping.join();
+	}
+	EXPECT_EQ(session.query("SELECT count(*) FROM work"), "0") << "the connection can be used";
+	EXPECT_EQ(server::round_trips(session,
+								  [&] {
+									  EXPECT_THROW(
+										  pglock::critical_section(session.get(), "a",
+																   {.stop = stop.get_token()},
+																   "INSERT INTO work VALUES (1)"),
+										  pglock::stopped_error);
+								  }),
+			  0)
+		<< "it was requested before";
+}
+
+TEST(StopLibpq, RacesWithACriticalSection)
+{
+	server::libpq_session session;
+	server::libpq_session other;
+	long done = 0;
+
+	session.query("CREATE TEMP TABLE work (id int)");
+	for (int round = 0; round < 50; round++)
+	{
+		std::stop_source stop;
+		pglock::lock holder(other.get(), "raced");
+
+		ASSERT_TRUE(holder.acquire());
+
+		std::thread racing([&] {
+			server::wait_for_waiters();
+			std::thread requesting([&] { stop.request_stop(); });
+
+			holder.release();
+			requesting.join();
+		});
+
+		try
+		{
+			pglock::critical_section(session.get(), "raced", {.stop = stop.get_token()},
+									 "INSERT INTO work VALUES (1)");
+			done++;
+		}
+		catch (const pglock::stopped_error &)
+		{
+		}
+		racing.join();
+		ASSERT_EQ(session.query("SELECT count(*) FROM work"), std::to_string(done));
+	}
 }
 
 TEST(StopLibpq, GivesUpAServerThatDoesNotAnswer)

@@ -29,10 +29,10 @@ namespace pglock
 ///
 /// If the lock is refused, or a statement or COMMIT fails, all is rolled back, which takes one more
 /// round trip, and the connection is as it was. Throws `timeout_error` if the options have a
-/// timeout and it passes, `deadlock_error`, `connection_lost` if COMMIT was not sent, or `error`
-/// with the number of the statement at the end of its message: with 25001 in a transaction block,
-/// and without SQLSTATE if the connection is busy or in pipeline mode. After these nothing has been
-/// done.
+/// timeout and it passes, `stopped_error` if stop was requested, `deadlock_error`,
+/// `connection_lost` if COMMIT was not sent, or `error` with the number of the statement at the end
+/// of its message: with 25001 in a transaction block, and without SQLSTATE if the connection is
+/// busy or in pipeline mode. After these nothing has been done.
 ///
 /// Throws `outcome_unknown`, a `connection_lost`, if the connection breaks before the server has
 /// told of COMMIT, or the server does not answer in time, or libpq has no memory to go on; the
@@ -45,11 +45,11 @@ namespace pglock
 /// Throws `std::invalid_argument` for options with session scope, and `std::system_error`
 /// (`resource_deadlock_would_occur`) if an object holds the lock on this connection.
 ///
-/// Of the options `rollback_on_error` makes no difference, and `statements` is for BEGIN, for the
-/// statement that takes the lock, and for COMMIT. If one of these turns out not to be prepared any
-/// more, all is rolled back and sent once more without; after three times the connection does
-/// without at once. DISCARD ALL and DEALLOCATE ALL on the connection itself cost nothing: the
-/// library hears of them. All answers are kept in memory.
+/// Of the options `rollback_on_error`, `keep_alive` and `observer` make no difference, and
+/// `statements` is for BEGIN, for the statement that takes the lock, and for COMMIT. If one of
+/// these turns out not to be prepared any more, all is rolled back and sent once more without;
+/// after three times the connection does without at once. DISCARD ALL and DEALLOCATE ALL on the
+/// connection itself cost nothing: the library hears of them. All answers are kept in memory.
 inline std::vector<result>
 critical_section(PGconn *connection, detail::keys_argument keys, const options &options,
 				 std::span<const query> queries)

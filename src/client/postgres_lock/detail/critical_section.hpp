@@ -19,6 +19,7 @@
 #include "../query.hpp"
 #include "answer.hpp"
 #include "entrance.hpp"
+#include "interrupter.hpp"
 #include "pipeline.hpp"
 #include "refusal.hpp"
 #include "request.hpp"
@@ -132,6 +133,8 @@ class critical_section
 	std::optional<std::vector<result>>
 	attempt(std::span<const query> queries)
 	{
+		begin_wait();
+
 		request enter = entrance_.asked();
 		std::vector<result> results;
 		pipeline pipeline(connection_, entrance_.wait_limit());
@@ -143,6 +146,7 @@ class critical_section
 
 		receive(pipeline, begin_statement);
 		receive(pipeline, enter.what());
+		end_wait();
 		pipeline.limit({});
 		for (std::size_t i = 1; i <= queries.size(); i++)
 			results.push_back(receive(pipeline, i));
@@ -165,22 +169,84 @@ class critical_section
 		fail(became, became == fate::unknown || !is_well, pipeline.is_late());
 	}
 
+#if defined(__cpp_lib_jthread)
+	[[nodiscard]] bool
+	may_be_stopped() const noexcept
+	{
+		return entrance_.stop().stop_possible();
+	}
+
+	[[nodiscard]] bool
+	is_stopped() const noexcept
+	{
+		return entrance_.stop().stop_requested();
+	}
+
+	/// From now on a request to stop ends the wait to be let in.
+	void
+	begin_wait()
+	{
+		if (is_stopped())
+			throw_stopped();
+		if (may_be_stopped())
+			interrupter_.emplace(entrance_.stop(), ref_.control(), entrance_.grace());
+	}
+
+	/// The request may have met a statement that came after the wait.
+	void
+	end_wait() noexcept
+	{
+		interrupter_.reset();
+	}
+#else
+	[[nodiscard]] bool
+	may_be_stopped() const noexcept
+	{
+		return false;
+	}
+
+	[[nodiscard]] bool
+	is_stopped() const noexcept
+	{
+		return false;
+	}
+
+	void
+	begin_wait()
+	{
+	}
+
+	void
+	end_wait() noexcept
+	{
+	}
+#endif
+
+	[[noreturn]] void
+	throw_stopped() const
+	{
+		throw stopped_error(entrance_.description() +
+							" is not waited for any more: stop was requested");
+	}
+
 	/// If libpq fails here, nothing is done, since COMMIT is not sent.
 	void
-	send_work(pipeline &pipeline, const request &enter, std::span<const query> queries) const
+	send_work(pipeline &pipeline, const request &enter, std::span<const query> queries)
 	{
 		try
 		{
 			send(pipeline, begin_statement);
 			send(pipeline, enter.what(), enter.values());
-			// the server's time for the lock is known, that for the statements is not
-			if (entrance_.limit())
+			// the server's time for the lock is known, that for the statements is not; and only a
+			// wait for the lock is to be stopped
+			if (entrance_.limit() || may_be_stopped())
 				pipeline.flush();
 			for (const query &each : queries)
 				each.send(pipeline);
 		}
 		catch (const error &failure)
 		{
+			end_wait();
 			if (pipeline.finish())
 				throw;
 			throw connection_lost(failure.what() + std::string(closed), failure.sqlstate());
@@ -326,6 +392,8 @@ class critical_section
 			message += closed;
 		if (became == fate::unknown)
 			throw_unknown(sqlstate, message);
+		if (became == fate::rolled_back && sqlstate == "57014" && is_stopped())
+			throw_stopped();
 		if (became == fate::committed && sqlstate != "2D000")
 			throw result_lost("the critical section of " + entrance_.description() +
 								  " is committed, but an answer is lost: " + message,
@@ -347,6 +415,9 @@ class critical_section
 	PGconn &connection_;
 	std::shared_ptr<session> session_;
 	entrance entrance_;
+#if defined(__cpp_lib_jthread)
+	std::optional<interrupter> interrupter_;
+#endif
 	bool prepares_ = false;
 	std::optional<fault> fault_;
 };

@@ -8,6 +8,11 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <stop_token>
+#endif
 
 #include "../connection.hpp"
 #include "../error.hpp"
@@ -31,6 +36,10 @@ class entrance
 	entrance(std::vector<key> keys, const options &options)
 		: keys_(in_order(std::move(keys))), shared_(options.shared),
 		  statements_(options.statements), timeout_(options.timeout), grace_(options.grace)
+#if defined(__cpp_lib_jthread)
+		  ,
+		  stop_(options.stop)
+#endif
 	{
 		if (options.scope == scope::session)
 			throw std::invalid_argument("a critical section has transaction scope");
@@ -77,6 +86,22 @@ class entrance
 			return {};
 		return answer_limit(*timeout_, grace_);
 	}
+
+#if defined(__cpp_lib_jthread)
+	/// Who requests stop of this, ends the wait.
+	[[nodiscard]] const std::stop_token &
+	stop() const noexcept
+	{
+		return stop_;
+	}
+
+	/// How long the server may take to end it.
+	[[nodiscard]] milliseconds
+	grace() const noexcept
+	{
+		return grace_;
+	}
+#endif
 
 	/// Throws if an object on the session stands in the way.
 	void
@@ -137,6 +162,9 @@ class entrance
 	pglock::statements statements_;
 	wait_time timeout_;
 	time_limit grace_ = milliseconds::zero();
+#if defined(__cpp_lib_jthread)
+	std::stop_token stop_;
+#endif
 	std::string interval_;
 	std::string array_;
 };
