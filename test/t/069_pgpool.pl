@@ -116,7 +116,7 @@ my $holder = session($primary);
 my ($stdout, $stderr);
 
 is($holder->query_safe("SELECT pglock.acquire('k')"), 't', 'a session of the primary holds a lock');
-is(visit("SELECT setting FROM pg_settings WHERE name = 'cluster_name'"), 'standby', 'what reads goes to the standby');
+is(visit("SELECT current_setting('cluster_name')"), 'standby', 'what reads goes to the standby');
 foreach my $view ('locks', 'leases')
 {
 	($stdout, $stderr) = visit("SELECT count(*) FROM pglock.$view");
