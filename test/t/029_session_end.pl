@@ -30,6 +30,8 @@ sub waiting_calls
 {
 	my @calls;
 
+	# leases have no scope
+	push @calls, "SELECT pglock.acquire_lease('$key', '1ms', $_)", "CALL pglock.lease('$key', '1ms', $_)" foreach 'NULL', "'1h'";
 	foreach my $scope ('session', 'transaction')
 	{
 		foreach my $timeout ("timeout => NULL", "timeout => '1h'")
@@ -92,10 +94,14 @@ sub poll
 
 sub pids { return join ', ', map { $_->pid } @_; }
 
-# The lock, and both slots
+# The lock, both slots, and the lease, which outlives the server
+my $give_back = "SELECT pglock.release_all(), pglock.revoke_lease('$key')";
+
 sub hold_all
 {
-	return is($holder->ask("SELECT pglock.acquire('$key') AND count(pglock.acquire_slot('$key', 2)) = 2 FROM generate_series(1, 2)"), 't',
+	$checker->ask("SELECT pglock.revoke_lease('$key')");
+	return is($holder->ask("SELECT pglock.acquire('$key') AND pglock.acquire_lease('$key', '1h') > 0 AND count(pglock.acquire_slot('$key', 2)) = 2
+			FROM generate_series(1, 2)"), 't',
 		'(somebody holds the lock)');
 }
 
@@ -129,14 +135,14 @@ sub check_end
 	ok(poll('SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid IN (' . pids(@sessions) . '))'), "$name: the sessions end");
 	ok(!$checker->has_ended && !$holder->has_ended, '... and nobody else does')
 	  or die 'the server has crashed';
-	$holder->ask('SELECT pglock.release_all()');
+	$holder->ask($give_back);
 	is($checker->ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), '0', '... nothing is held');
 	is($checker->ask('SELECT count(*) FROM pglock.locks'), '0', '... nor shown');
 	return;
 }
 
-# who has the place in front of those who wait for slots waits, too
-my $waits = "wait.locktype = 'advisory' AND (NOT wait.granted OR wait.objsubid = 5)";
+# who has the place in front of those who wait for leases or slots waits, too
+my $waits = "wait.locktype = 'advisory' AND (NOT wait.granted OR wait.objsubid IN (4, 5))";
 my $all = "(SELECT pid FROM pg_locks AS wait WHERE $waits) AS waiter";
 my $soon = '500ms';
 my $later = '2s';    # than a session needs to begin its wait
@@ -150,7 +156,7 @@ my @ways = (
 	{
 		name => 'grant, and at once the end',
 		strike => sub {
-			$holder->query('SELECT pglock.release_all()')->send;
+			$holder->query($give_back)->send;
 			$checker->ask("SELECT pg_terminate_backend(pid) FROM $all");
 			$holder->finish;
 			$checker->ask("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid IN (" . pids(@_) . ')');
@@ -166,7 +172,7 @@ my @ways = (
 	{
 		name => 'end of the transaction, and of the session',
 		then => sub { $_[0]->query('COMMIT')->terminate; },
-		strike => sub { $holder->ask('SELECT pglock.release_all()'); }
+		strike => sub { $holder->ask($give_back); }
 	},
 	{
 		name => 'idle timeouts',
@@ -204,7 +210,8 @@ foreach my $preloaded (1, 0)
 		ok(wait_for_all(@sessions), "$kind, $way->{name}: all wait") if !$way->{is_timed};
 		$way->{strike}->(@sessions);
 		check_end("$kind, $way->{name}", @sessions);
-		check_statistics(2 * @sessions, $way->{is_timed});
+		# each has waited before; waits for leases do not count
+		check_statistics(2 * @sessions - @tables * grep({ /lease/ } waiting_calls()), $way->{is_timed});
 		$checker->ask('SELECT pglock.contention_reset()');
 		hold_all();
 	}
