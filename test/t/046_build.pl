@@ -1,5 +1,5 @@
 # make without a PostgreSQL to build for says what to give and touches nothing, whatever the target; without
-# clang it builds all but the bitcode.
+# clang it builds all but the bitcode. And the commands choose the newest PostgreSQL.
 
 use strict;
 use warnings;
@@ -165,7 +165,25 @@ like($stdout, qr{^building without bitcode.*/no/such/clang-14$}m, '... and says 
 ok(-f "$sources/postgres_lock.so", '... the library');
 is_deeply([ grep { /\.bc$/ } keys %{ contents($sources) } ], [], '... and no bitcode');
 ok((run_make('install', "DESTDIR=$folder/without-clang", @without_clang))[0], '... and installs it');
+my ($shared) = run_command([ $ENV{PG_CONFIG} // 'pg_config', '--sharedir' ]);
+ok(-f "$folder/without-clang$shared/extension/postgres_lock_exporter.yaml", "... with the exporter's queries");
 (undef, $stdout) = run_make('-n', 'uninstall', @without_clang);
 like($stdout, qr/bitcode/, 'bitcode that is there is uninstalled');
+
+#
+# Which PostgreSQL the commands use
+#
+
+my $versions = "$folder/versions";
+my $newest = "cd $root; source test/lib.sh; debian_postgres=$versions; newest_installed";
+
+foreach my $version (15, 99, 100)
+{
+	system_or_bail('mkdir', '-p', "$versions/$version/bin");
+	append_to_file("$versions/$version/bin/postgres", "#!/bin/sh\necho 'postgres (PostgreSQL) $version.1 (Debian)'\n");
+	chmod 0755, "$versions/$version/bin/postgres" or die $!;
+}
+is((run_command([ 'bash', '-c', $newest ]))[0], "$versions/100/bin/pg_config", 'the commands use the newest that is installed');
+is((run_command([ 'bash', '-c', $newest =~ s/(?=newest_installed)/oldest_postgres=101; /r ]))[0], '', '... if it is not too old');
 
 done_testing();
