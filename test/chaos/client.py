@@ -12,7 +12,7 @@ import random
 import sys
 import time
 
-from history import History
+from history import History, now
 from statements import CONTROLS, STATEMENTS
 
 LOCKS = ["k1", "k2", "k3"]
@@ -72,6 +72,41 @@ class Session:
         self.history.write("answer", value=value)
         return value
 
+    def pipeline(self, calls):
+        """Sends all before the first answer has come, with psycopg 3. After an error none is executed."""
+        connection, pq = self.connection.pgconn, self.driver.pq
+        cursor = self.driver.ClientCursor(self.connection)
+        sent = now()
+        self.history.write("pipeline", calls=[{"at": sent, "call": call, **arguments} for call, arguments in calls])
+        connection.enter_pipeline_mode()
+        for call, arguments in calls:
+            connection.send_query_params(cursor.mogrify(self.statements[call], spelled(arguments)).encode(), None)
+        connection.pipeline_sync()
+        while connection.flush():
+            time.sleep(0.001)
+        for call, arguments in calls:
+            result = connection.get_result()
+            if result and result.status == pq.ExecStatus.PIPELINE_ABORTED:
+                break
+            self.history.write("call", at=sent, call=call, **arguments)
+            sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE) if result else b""
+            # the server says 57P0x when it ends a session; an error without a code is libpq's
+            if result is None or (sqlstate or b"57P")[:3] == b"57P" and result.error_message:
+                self.history.write("lost", why="in a pipeline")
+                raise Lost
+            if sqlstate:
+                self.history.write("error", sqlstate=sqlstate.decode(), message=result.error_message.decode())
+            else:
+                self.history.write("answer", value=result.get_value(0, 0) == b"t")
+            # the end of this one's results
+            connection.get_result()
+        while (result := connection.get_result()) is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
+            if connection.status != pq.ConnStatus.OK:
+                self.history.write("lost", why="at the end of a pipeline")
+                raise Lost
+        connection.exit_pipeline_mode()
+        self.history.write("pipeline_end")
+
     def close(self):
         self.connection.close()
         self.history.write("close")
@@ -96,7 +131,10 @@ class Client:
         replaced, only, _ = CONTROLS[control] if control else ({}, None, None)
         self.statements = STATEMENTS | replaced
         self.activities = {"lock": self.lock, "many": self.many, "slot": self.slot, "lease": self.lease}
+        self.activities["pipeline"] = self.pipeline
         self.names = [only] if only else ["lock", "lock", "many", "slot", "lease", "lease"]
+        if number % 2 == 0 and not only:
+            self.names += ["pipeline", "pipeline"]
         self.leases = []
         self.session = None
 
@@ -249,6 +287,16 @@ class Client:
             self.call("held", key=self.random.choice(keys))
         if scope == "transaction":
             self.end()
+
+    def pipeline(self):
+        """What a statement took that was complete stays, whatever becomes of those behind it."""
+        key = self.random.choice(LOCKS)
+        which = dict(key=key, shared=self.chance(0.3))
+        calls = [("acquire", dict(**which, scope="session", timeout=self.some_time())), ("held", dict(key=key))]
+        calls += [("acquire", dict(**which, scope="session", timeout=self.some_time()))] * self.chance(0.5)
+        calls += [("release", which)] * self.chance(0.5)
+        self.session.pipeline(calls)
+        self.call("held", key=key)
 
     # slots
 

@@ -6,6 +6,8 @@
   error    sqlstate          of the last call; the session goes on
   lost                       the connection is gone: what became of the last call, if it is not answered, nobody knows
   close                      the client has ended the session
+  pipeline calls             about to be sent at once; those that are answered follow as `call` and `answer` or `error`
+  pipeline_end               the others were not executed
 
 Each has `at`, in nanoseconds of a clock that all processes of the machine share and nobody sets. It is the clock
 that the server counts leases by. Lines are written one by one, so that a client that is killed leaves what it did.

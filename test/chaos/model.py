@@ -161,6 +161,8 @@ class Client:
         # of a lock that is held exclusively: the first token that was drawn, and from when on it may have been
         self.tokens = {}
         self.pending = None
+        # by a pipeline, and not answered
+        self.sent = []
         # of the transaction block, if there is one
         self.parts = []
 
@@ -175,6 +177,9 @@ class Client:
         if self.pending:
             self.unanswered(self.pending)
             self.pending = None
+        for call in self.sent:
+            self.unanswered(call)
+        self.sent = []
         for level in list(self.levels):
             self.end_level(level, self.alive)
         for part in self.parts:
@@ -187,8 +192,15 @@ class Client:
 
     # calls
 
+    def pipeline(self, event):
+        self.sent = event["calls"]
+
+    def pipeline_end(self, _):
+        self.sent = []
+
     def call(self, event):
         self.pending = event
+        self.sent = self.sent[1:]
         self.facts.seen["sent", "calls"] += 1
 
     def answer(self, event):

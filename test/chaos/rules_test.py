@@ -234,6 +234,20 @@ class Presence(unittest.TestCase):
         self.assertEqual(judge(Story().acquires(1, 2).acquires(3, 4).did(5, 6, "release_all", 2)), set())
         self.assertEqual(judge(Story().acquires(1, 2).acquires(3, 4).did(5, 6, "release_all", 1)), {"presence"})
 
+    def test_pipelines(self):
+        how = dict(key="k", shared=False, scope="session", timeout=1)
+        calls = [{"at": 1, "call": "acquire", **how}, {"at": 1, "call": "release", "key": "k", "shared": False}]
+        for end in ("pipeline_end", "lost"):
+            story = Story(1).add("pipeline", 1, calls=calls).did(1, 2, "acquire", True, **how)
+            story.add(end, 9).connect(10, pid=1)
+            others = Story(2).acquires(12, 13).releases(14, 15)
+            self.assertEqual(judge(story, others), set())
+        story = Story(1).add("pipeline", 1, calls=calls).did(1, 2, "acquire", True, **how)
+        story.failed(1, 3, "release", "57014", key="k", shared=False).add("pipeline_end", 9)
+        self.assertEqual(judge(story.did(10, 11, "release_all", 1)), set())
+        story = Story(1).add("pipeline", 1, calls=calls).did(1, 2, "acquire", True, **how).add("pipeline_end", 9)
+        self.assertEqual(judge(story.did(10, 11, "held", False, key="k")), {"presence"})
+
     def test_after_a_release_that_may_have_been(self):
         for value in (0, 1):
             story = Story().acquires(1, 2).failed(3, 4, "release", "57014", key="k", shared=False)
@@ -315,6 +329,13 @@ class LostSessions(unittest.TestCase):
 
 
 class Contention(unittest.TestCase):
+    def test_pipelines(self):
+        how = dict(key="k", shared=False, scope="session", timeout=1)
+        story = Story().add("pipeline", 1, calls=[{"at": 1, "call": "acquire", **how}] * 2)
+        story.did(1, 2, "acquire", True, **how)
+        self.assertEqual(self.counts(story.lost(5), waits=2, timeouts=1), set())
+        self.assertEqual(self.counts(story, waits=3, timeouts=1), {"contention"})
+
     def counts(self, story, waits=0, timeouts=0, deadlocks=0, cancels=0):
         counted = dict(waits=waits, timeouts=timeouts, deadlocks=deadlocks, cancels=cancels)
         return judge(story, counted={(what, False): number for what, number in counted.items()})
