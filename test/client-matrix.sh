@@ -1,6 +1,6 @@
 #!/bin/bash
 # make client-matrix: the C++ client with the compilers and libraries of newer Debians, each in a chroot: all of
-# it compiles with g++ and clang, and what clang has made passes its tests, with a server of that Debian.
+# it compiles with g++ and clang, and what clang has made passes its tests, with a server and PgBouncer of that Debian.
 #
 # KEEP=folder keeps the chroots there, for the next run. SUITES="trixie" tests that only. COMPILED="forky" only
 # compiles there, by g++: in a chroot with nothing else, which takes a quarter of the time.
@@ -42,7 +42,7 @@ test_suite() {
 	compile || status=1
 	say 'testing with clang'
 	# debugging information would take a tenth of the time
-	run in_sources env ${CI:+CI="$CI"} TESTS=050_client CXX=clang++ CXXFLAGS=-O0 \
+	run in_sources env ${CI:+CI="$CI"} TESTS='050_client 062_pgbouncer' CXX=clang++ CXXFLAGS=-O0 \
 		PG_CONFIG="/usr/lib/postgresql/${postgres[$suite]}/bin/pg_config" bash test/test.sh || status=1
 	say "$suite: $((SECONDS - start)) seconds"
 	return $status

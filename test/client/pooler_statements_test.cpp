@@ -95,4 +95,25 @@ TEST(pooler, unless_it_is_asked_for)
 	}
 	client.rollback();
 }
+
+// PgBouncer from 1.21 on, if it is to: it prepares statements itself, in whatever session it has
+TEST(preparing_pooler, statements_are_there_in_every_session)
+{
+	narrow_pool pool;
+	libpq_session client;
+	pglock::lock outside(client.get(), "moving"),
+		inside(client.get(), "asked for",
+			   {.scope = pglock::scope::transaction, .statements = pglock::statements::prepared});
+
+	for (int i = 0; i < 8; i++)
+	{
+		expect_works(outside);
+		client.begin();
+		EXPECT_TRUE(inside.acquire(1s));
+		client.commit();
+		EXPECT_EQ(prepared_here(client), "0");
+		EXPECT_NE(client.query("SELECT count(*) FROM pg_prepared_statements"), "0");
+		pool.change_session();
+	}
+}
 } // namespace

@@ -44,13 +44,13 @@ sub make_tests
 	return;
 }
 
-# The tests of a program become tests here.
+# The tests of a program become tests here: all of them, or those that its options choose.
 sub run_tests
 {
-	my ($program) = @_;
+	my ($program, @options) = @_;
 	my $name = basename($program);
 	my ($output, $passed) = ('', 0);
-	my $succeeded = IPC::Run::run([ $program, '--gtest_color=no' ], '<', \undef, '>&', \$output);
+	my $succeeded = IPC::Run::run([ $program, '--gtest_color=no', @options ], '<', \undef, '>&', \$output);
 
 	while ($output =~ /^\[ +(OK|FAILED) +\] (\S+?)(?:,.*)? \(\d+ ms\)$/mg)
 	{

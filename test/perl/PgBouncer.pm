@@ -20,7 +20,6 @@ sub start
 	my $log = "$PostgreSQL::Test::Utils::log_path/" . $node->name . '-pgbouncer.log';
 	my $server = 'host=' . $node->host . ' port=' . $node->port . ' dbname=postgres';
 	my $pools = join "\n", map { "$_ = $server $params{pools}{$_}" } sort keys %{ $params{pools} };
-	my ($version) = `$ENV{BOUNCER} --version` =~ /PgBouncer 1\.(\d+)/;
 
 	append_to_file("$file.users", join '', map { qq{"$_" ""\n} } @{ $params{roles} }, 'console');
 	append_to_file($file, <<"END");
@@ -35,7 +34,7 @@ auth_file = $file.users
 admin_users = console
 END
 	# from 1.21 on it would prepare statements by itself
-	append_to_file($file, "max_prepared_statements = 0\n") if $version >= 21;
+	append_to_file($file, "max_prepared_statements = 0\n") if can_prepare();
 	$self->{process} = IPC::Run::start([ $ENV{BOUNCER}, $file ], '<', \undef, '>', $log, '2>&1');
 	push @running, $self;
 	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
@@ -63,6 +62,14 @@ END
 }
 
 sub host { return $_[0]->{host}; }
+
+# Can it prepare statements in whatever session a client has?
+sub can_prepare
+{
+	my ($version) = `$ENV{BOUNCER} --version` =~ /PgBouncer 1\.(\d+)/;
+
+	return $version >= 21;
+}
 
 # How a role, `app` unless it is named, connects to a pool.
 sub connection

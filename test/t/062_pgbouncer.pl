@@ -301,7 +301,12 @@ make_tests('a program with the C++ client builds', $build, 'pooler');
 	local $ENV{PGPORT} = $node->port;
 	local $ENV{PGUSER} = 'app';
 	local $ENV{PGDATABASE} = 'two';
-	run_tests("$build/pooler");
+	run_tests("$build/pooler", '--gtest_filter=-preparing_pooler.*');
+	if (PgBouncer::can_prepare())
+	{
+		console('SET max_prepared_statements = 100');
+		run_tests("$build/pooler", '--gtest_filter=preparing_pooler.*:pooler.*lease*:pooler.*keeper*');
+	}
 }
 nothing_is_held('the C++ client');
 
