@@ -17,6 +17,8 @@
 #include "lease_queue.hpp"
 #include "waiting.hpp"
 
+#include <utility>
+
 namespace pglock::leases
 {
 namespace
@@ -167,7 +169,8 @@ renew(int64 token, int64 ttl)
 void
 make_renewals_durable()
 {
-	durability::await(lengthened_up_to, "the renewal of a lease");
+	/* once: what could not be made durable was not answered */
+	durability::await(std::exchange(lengthened_up_to, InvalidXLogRecPtr), "the renewal of a lease");
 }
 
 bool

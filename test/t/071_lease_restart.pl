@@ -144,9 +144,14 @@ foreach my $preloaded ('', 'postgres_lock')
 	$node->restart;
 	is( ask($node, "SET statement_timeout = '1s'; SELECT pglock.renew_lease('long', $tokens{long})"),
 		't', "$which, a standby is missing: a lease is renewed");
-	is(ask($node, "SET statement_timeout = '200ms'; SELECT pglock.renew_lease('long', $tokens{long}, '2h')"),
-		'57014', '... but not for longer');
-	is(ask($node, "SELECT pglock.renew_lease('long', $tokens{long}, make_interval(secs => @{[ LONG ]}))"), 't', '... for less it is');
+
+	my $impatient = session($node);
+
+	$impatient->query("SET statement_timeout = '200ms'");
+	is($impatient->query("SELECT pglock.renew_lease('long', $tokens{long}, '2h')"), '', '... but not for longer');
+	like($impatient->{stderr}, qr/canceling the renewal of a lease that was not yet replicated/, '... which is an error');
+	is($impatient->query("SELECT pglock.renew_lease('long', $tokens{long}, make_interval(secs => @{[ LONG ]}))"), 't', '... for less it is');
+	end_session($impatient);
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	$node->restart;
 
