@@ -41,6 +41,10 @@ outcome(const std::exception_ptr &failure, bool value = true)
 	{
 		return "acquire_error";
 	}
+	catch (const pglock::lease_lost &)
+	{
+		return "lease lost";
+	}
 	catch (const pglock::not_held_error &)
 	{
 		return "not held";

@@ -156,12 +156,9 @@ TEST_F(AsyncLease, ThatIsLostSaysSo)
 	EXPECT_EQ(acquire(), "true");
 	EXPECT_EQ(other.query("SELECT pglock.revoke_lease('job')"), "1");
 	session.begin();
-	got->async_check([&](std::exception_ptr failure) {
-		EXPECT_THROW(std::rethrow_exception(failure), pglock::lease_lost);
-		noted = outcome(failure);
-	});
+	got->async_check([&](std::exception_ptr failure) { noted = outcome(failure); });
 	run();
-	EXPECT_EQ(noted, "55000");
+	EXPECT_EQ(noted, "lease lost");
 	EXPECT_TRUE(got->expired());
 	session.rollback();
 	got->async_renew(note(noted));
@@ -353,8 +350,6 @@ connect()
 class LeaseCoroutine : public AsyncLease
 {
   protected:
-	pglock::keeper keeper{connect};
-
 	/// Runs a coroutine to its end, and says what came of it.
 	std::string
 	result_of(std::function<awaitable<void>()> body)
@@ -391,56 +386,12 @@ TEST_F(LeaseCoroutine, IsTakenAndReleased)
 			  "true");
 }
 
-TEST_F(LeaseCoroutine, WithLeaseRenewsAndReleases)
-{
-	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  std::int64_t token = co_await pglock::with_lease(
-					  session.get(), keeper, "job",
-					  {.ttl = 600ms, .timeout = 5s, .holder = "a holder with a long name"},
-					  [&](async_lease_guard &guard) -> awaitable<std::int64_t> {
-						  co_await sleep(1s);
-						  EXPECT_FALSE(guard.expired());
-						  EXPECT_FALSE(is_free());
-						  co_return guard.token();
-					  });
-
-				  EXPECT_GT(token, 0);
-				  EXPECT_TRUE(is_free());
-				  co_await pglock::with_lease(session.get(), keeper, "job", {},
-											  [&]() -> awaitable<void> {
-												  EXPECT_FALSE(is_free());
-												  co_return;
-											  });
-			  }),
-			  "true");
-	EXPECT_TRUE(is_free());
-	EXPECT_TRUE(heard.all().empty());
-}
-
-TEST_F(LeaseCoroutine, WithLeaseRollsBackAndReleasesAfterAnException)
-{
-	session.query("CREATE TEMP TABLE written (n int)");
-	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  co_await pglock::with_lease(session.get(), keeper, "job", {},
-											  [&](async_lease_guard &) -> awaitable<void> {
-												  session.begin();
-												  session.query("INSERT INTO written VALUES (1)");
-												  throw std::runtime_error("broken");
-												  co_return;
-											  });
-			  }),
-			  "broken");
-	EXPECT_EQ(session.query("SELECT count(*) FROM written"), "0");
-	EXPECT_TRUE(is_free());
-	EXPECT_TRUE(heard.all().empty());
-}
-
 TEST_F(LeaseCoroutine, WithLeaseMayBeTooLate)
 {
 	lease holder = lease::acquire(other.get(), "job").value();
 
 	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  co_await pglock::with_lease(session.get(), keeper, "job", {.timeout = 1ms},
+				  co_await pglock::with_lease(session.get(), "job", {.timeout = 1ms},
 											  []() -> awaitable<void> {
 												  ADD_FAILURE();
 												  co_return;
@@ -450,83 +401,158 @@ TEST_F(LeaseCoroutine, WithLeaseMayBeTooLate)
 	holder.release(other.get());
 }
 
-TEST_F(LeaseCoroutine, WithLeaseCancelsABodyWhoseLeaseIsLost)
+TEST_F(LeaseCoroutine, WithLeaseRenewsOverAConnectionOfItsOwn)
 {
-	bool was_cancelled = false;
+	server::libpq_session named("application_name=renewing");
+	const std::string renewing = "FROM pg_stat_activity WHERE application_name = 'renewing' AND "
+								 "pid <> " +
+								 server::pid_of(named);
 
 	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  try
-				  {
-					  co_await pglock::with_lease(
-						  session.get(), keeper, "job", {.ttl = 600ms},
-						  [&](async_lease_guard &guard) -> awaitable<void> {
-							  EXPECT_EQ(other.query("SELECT pglock.revoke_lease('job')"), "1");
-							  session.begin();
-							  try
-							  {
-								  co_await sleep(1h);
-							  }
-							  catch (const std::exception &)
-							  {
-								  was_cancelled = true;
-								  EXPECT_TRUE(guard.expired());
-								  throw;
-							  }
-						  });
-				  }
-				  catch (const pglock::lease_lost &)
-				  {
-					  throw std::runtime_error("lost");
-				  }
+				  std::int64_t token = co_await pglock::with_lease(
+					  named.get(), "job", {.ttl = 1500ms, .holder = "a holder with a long name"},
+					  [&](async_lease_guard &guard) -> awaitable<std::int64_t> {
+						  auto end = guard.lease().deadline() + 100ms;
+
+						  // which may be lost
+						  while (boot_clock::now() < end)
+						  {
+							  co_await sleep(500ms);
+							  other.query("SELECT pg_terminate_backend(pid, 60000) " + renewing);
+						  }
+						  EXPECT_FALSE(guard.expired());
+						  EXPECT_FALSE(is_free());
+						  co_return guard.token();
+					  });
+
+				  EXPECT_GT(token, 0);
 			  }),
-			  "lost");
-	EXPECT_TRUE(was_cancelled);
+			  "true");
+	EXPECT_TRUE(is_free());
+	EXPECT_EQ(other.query("SELECT count(*) " + renewing), "0") << "it is closed";
+	EXPECT_EQ(named.query("SELECT 'well'"), "well");
+	EXPECT_TRUE(heard.all().empty());
+}
+
+namespace
+{
+using lease_body = std::function<awaitable<void>(async_lease_guard &)>;
+
+/// Renewed by a keeper, or on the executor.
+class WithLease : public LeaseCoroutine, public testing::WithParamInterface<bool>
+{
+  protected:
+	pglock::keeper keeper{connect};
+
+	awaitable<void>
+	with_lease(PGconn *connection, pglock::keeper &keeper, const pglock::lease_options &options,
+			   lease_body body)
+	{
+		if (GetParam())
+			return pglock::with_lease(connection, keeper, "job", options, std::move(body));
+		return pglock::with_lease(connection, "job", options, std::move(body));
+	}
+
+	/// Runs a coroutine that does something with a lease, and says what came of it.
+	std::string
+	result_with_lease(const pglock::lease_options &options, lease_body body)
+	{
+		return result_of(
+			[&]() -> awaitable<void> { return with_lease(session.get(), keeper, options, body); });
+	}
+
+	/// A body that does that, and then waits until it is cancelled.
+	lease_body
+	body_that(std::function<void()> does, bool expires)
+	{
+		return [this, does, expires](async_lease_guard &guard) -> awaitable<void> {
+			does();
+			try
+			{
+				co_await sleep(1h);
+			}
+			catch (const std::exception &)
+			{
+				noted = "cancelled";
+				EXPECT_EQ(guard.expired(), expires);
+				throw;
+			}
+		};
+	}
+};
+
+INSTANTIATE_TEST_SUITE_P(, WithLease, testing::Bool(),
+						 [](auto &tested) { return tested.param ? "ByAKeeper" : "OnTheExecutor"; });
+} // namespace
+
+TEST_P(WithLease, RenewsAndReleases)
+{
+	EXPECT_EQ(result_with_lease({.ttl = 1500ms, .timeout = 5s, .holder = "a long name of a holder"},
+								[&](async_lease_guard &guard) -> awaitable<void> {
+									EXPECT_EQ(other.query("SELECT holder FROM pglock.leases "
+														  "WHERE key = 'job'"),
+											  "a long name of a holder");
+									co_await sleep(1700ms);
+									EXPECT_FALSE(guard.expired());
+									EXPECT_FALSE(is_free());
+								}),
+			  "true");
+	EXPECT_TRUE(is_free());
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_P(WithLease, RollsBackAndReleasesAfterAnException)
+{
+	session.query("CREATE TEMP TABLE written (n int)");
+	EXPECT_EQ(result_with_lease({},
+								[&](async_lease_guard &) -> awaitable<void> {
+									session.begin();
+									session.query("INSERT INTO written VALUES (1)");
+									throw std::runtime_error("broken");
+									co_return;
+								}),
+			  "broken");
+	EXPECT_EQ(session.query("SELECT count(*) FROM written"), "0");
+	EXPECT_TRUE(is_free());
+	EXPECT_TRUE(heard.all().empty());
+}
+
+TEST_P(WithLease, CancelsABodyWhoseLeaseIsLost)
+{
+	auto revoke = [&] {
+		EXPECT_EQ(other.query("SELECT pglock.revoke_lease('job')"), "1");
+		session.begin();
+	};
+
+	EXPECT_EQ(result_with_lease({.ttl = 2s}, body_that(revoke, true)), "lease lost");
 	EXPECT_EQ(PQtransactionStatus(session.get()), PQTRANS_IDLE) << "it is rolled back";
 	EXPECT_TRUE(heard.all().empty());
 }
 
-TEST_F(LeaseCoroutine, WithLeaseCancelsABodyInTimeWhenTheNetworkIsDead)
+TEST_P(WithLease, CancelsABodyInTimeWhenTheNetworkIsDead)
 {
 	relay proxy{0us};
+	// it passes one connection on, so that another one is not answered
 	server::libpq_session far(("host=" + proxy.folder()).c_str());
 	pglock::keeper cut_off(
 		[&]() -> pglock::connection_ref { throw pglock::connection_lost("no network"); });
 
 	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  try
-				  {
-					  co_await pglock::with_lease(far.get(), cut_off, "job", {.ttl = 1s},
-												  [&](async_lease_guard &guard) -> awaitable<void> {
-													  proxy.freeze();
-													  try
-													  {
-														  co_await sleep(1h);
-													  }
-													  catch (const std::exception &)
-													  {
-														  EXPECT_FALSE(guard.expired());
-														  throw;
-													  }
-												  });
-				  }
-				  catch (const pglock::lease_lost &)
-				  {
-					  throw std::runtime_error("lost");
-				  }
+				  return with_lease(far.get(), cut_off, {.ttl = 3s},
+									body_that([&] { proxy.freeze(); }, false));
 			  }),
-			  "lost");
+			  "lease lost");
 	EXPECT_TRUE(heard.all().empty()) << "whoever awaited it has heard of it";
 }
 
-TEST_F(LeaseCoroutine, WithLeaseCanBeCancelled)
+TEST_P(WithLease, CanBeCancelled)
 {
 	using namespace asio::experimental::awaitable_operators;
 
 	EXPECT_EQ(result_of([&]() -> awaitable<void> {
-				  auto ended = co_await (
-					  pglock::with_lease(session.get(), keeper, "job", {},
-										 [&]() -> awaitable<void> { co_await sleep(1h); }) ||
-					  sleep(20ms));
+				  auto ended =
+					  co_await (with_lease(session.get(), keeper, {}, body_that([] {}, false)) ||
+								sleep(20ms));
 
 				  EXPECT_EQ(ended.index(), 1u);
 			  }),
@@ -535,22 +561,17 @@ TEST_F(LeaseCoroutine, WithLeaseCanBeCancelled)
 	EXPECT_EQ(session.query("SELECT 1"), "1");
 }
 
-TEST_F(LeaseCoroutine, WithLeaseEndsWithItsContext)
+TEST_P(WithLease, EndsWithItsContext)
 {
 	auto own = std::make_unique<asio::io_context>();
+	auto body = [&](async_lease_guard &) -> awaitable<void> {
+		asio::steady_timer timer(*own, 1h);
 
-	asio::co_spawn(
-		*own,
-		[&]() -> awaitable<void> {
-			co_await pglock::with_lease(session.get(), keeper, "job", {},
-										[&](async_lease_guard &) -> awaitable<void> {
-											noted = "begun";
-											asio::steady_timer timer(*own, 1h);
+		noted = "begun";
+		co_await timer.async_wait(use_awaitable);
+	};
 
-											co_await timer.async_wait(use_awaitable);
-										});
-		},
-		asio::detached);
+	asio::co_spawn(*own, with_lease(session.get(), keeper, {}, body), asio::detached);
 	EXPECT_TRUE(server::soon([&] {
 		own->restart();
 		own->poll();

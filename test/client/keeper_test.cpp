@@ -89,6 +89,42 @@ granted()
 }
 } // namespace
 
+TEST(RenewalPlan, SaysWhatIsToBeDoneWhen)
+{
+	using namespace pglock::detail;
+	using outcome = renewal_outcome;
+
+	lease held("a", 42, {.ttl = 60s});
+	auto now = boot_clock::now();
+
+	EXPECT_LT(first_renewal_of(held), now) << "nobody knows when it was taken";
+	held.state()->mark_held_since(now);
+	EXPECT_EQ(first_renewal_of(held), now + 20s);
+	EXPECT_EQ(stop_time(held, usual_margin(held)), now + 54s);
+	EXPECT_EQ(pause_after(outcome::renewed, held), 20s);
+	EXPECT_EQ(pause_after(outcome::failed, held), 3s);
+	EXPECT_GT(pause_after(outcome::lost, held), 1000h);
+	EXPECT_EQ(renewal_limit(held), 15s);
+	EXPECT_GT(54s,
+			  20s + renewal_limit(held) + pause_after(outcome::failed, held) + renewal_limit(held))
+		<< "one renewal may have no answer";
+	held.state()->mark_lost();
+	EXPECT_LT(stop_time(held, 0ms), now);
+}
+
+TEST(RenewalPlan, SleepsInSlices)
+{
+	using pglock::detail::wait_until;
+
+	auto now = boot_clock::now();
+
+	EXPECT_EQ(wait_until(now + 10ms, now), 10ms);
+	EXPECT_EQ(wait_until(now + 1h, now), 250ms);
+	EXPECT_EQ(wait_until(boot_clock::time_point::max(), now), 250ms);
+	EXPECT_EQ(wait_until(now, now), 0ms);
+	EXPECT_EQ(wait_until(now - 1h, now), 0ms);
+}
+
 TEST_F(Keeper, RenewsManyInTimeOverOneConnection)
 {
 	constexpr auto ttl = 1500ms;

@@ -201,23 +201,26 @@ cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'),
 $second->{run}->signal('TERM');
 is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
 
-# leader_lease: the next one leads when the lease has ended, and nobody writes without it
-$node->safe_psql('postgres', "UPDATE leadership SET leader = '', token = 0");
-$first = start_example('leader_lease', 'first');
-wait_for_leader('first');
-$second = start_example('leader_lease', 'second');
-$node->poll_query_until('postgres', "SELECT holder = 'first' AND waiters = 1 FROM pglock.leases") or die 'nobody waits';
-$token = $node->safe_psql('postgres', 'SELECT token FROM leadership');
-is($node->safe_psql('postgres', "SELECT pglock.revoke_lease('leader')"), 1, 'leader_lease: is revoked');
-($output, $status) = finish_example($first);
-like($output, qr/^first leads\nfirst(?:: lease "leader" is not held with token $token\n| has to stop$)/,
-	'... of which the leader hears');
-is($status, 1, '... which is a failure');
-wait_for_leader('second');
-cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'), '>', $token, '... and the next one has a greater token');
-$second->{run}->signal('TERM');
-is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
-is($node->safe_psql('postgres', 'SELECT count(*) FROM pglock.leases'), 0, '... and gives the lease back');
+# leader_lease, leader_coroutine: the next one leads when the lease has ended, and nobody writes without it
+foreach my $program ('leader_lease', 'leader_coroutine')
+{
+	$node->safe_psql('postgres', "UPDATE leadership SET leader = '', token = 0");
+	$first = start_example($program, 'first');
+	wait_for_leader('first');
+	$second = start_example($program, 'second');
+	$node->poll_query_until('postgres', "SELECT holder = 'first' AND waiters = 1 FROM pglock.leases") or die 'nobody waits';
+	$token = $node->safe_psql('postgres', 'SELECT token FROM leadership');
+	is($node->safe_psql('postgres', "SELECT pglock.revoke_lease('leader')"), 1, "$program: is revoked");
+	($output, $status) = finish_example($first);
+	like($output, qr/^first leads\nfirst(?:: lease "leader" is not held with token $token\n| has to stop$)/,
+		'... of which the leader hears');
+	is($status, 1, '... which is a failure');
+	wait_for_leader('second');
+	cmp_ok($node->safe_psql('postgres', 'SELECT token FROM leadership'), '>', $token, '... and the next one has a greater token');
+	$second->{run}->signal('TERM');
+	is_deeply([ finish_example($second) ], [ "second leads\nsecond leaves\n", 0 ], '... until it leaves');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM pglock.leases'), 0, '... and gives the lease back');
+}
 
 # job_workers: each does the jobs of its share, and another takes the place of one that ends
 my $jobs = 'INSERT INTO jobs SELECT i FROM generate_series(1, 10) AS i';

@@ -28,6 +28,7 @@
 #include "detail/asio_library.hpp"
 #include "detail/async_connection.hpp"
 #include "detail/async_lease.hpp"
+#include "detail/background_renewal.hpp"
 #include "detail/body.hpp"
 #include "detail/guarded.hpp"
 #include "detail/lease_protocol.hpp"
@@ -204,33 +205,22 @@ async_acquire_lease(const detail::executor_argument &executor, PGconn *connectio
 		options, std::forward<Token>(token));
 }
 
-#if defined(POSTGRES_LOCK_HAS_CO_AWAIT) && defined(__cpp_lib_jthread)
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
 namespace detail
 {
-/// What run_body() needs to know of a lease.
-class lease_holder
+/// What run_body() needs to know of a lease. `Renewal` renews it as long as the body runs.
+template <typename Renewal> class lease_holder
 {
   public:
-	explicit lease_holder(std::shared_ptr<async_held_lease> held) noexcept : held_(std::move(held))
+	lease_holder(std::shared_ptr<async_held_lease> held, Renewal &renewal) noexcept
+		: held_(std::move(held)), renewal_(renewal)
 	{
 	}
 
-	/// Has the body cancelled, on that executor, before the lease can be lost.
 	void
-	watch(keeper &by, const asio::any_io_executor &executor,
-		  const std::shared_ptr<body_cancellation> &cancellation)
+	stop_watching()
 	{
-		kept_.emplace(by.keep(held_->held.get()));
-		on_stop_.emplace(kept_->stop_token(), [executor, cancellation] {
-			asio::post(executor, [cancellation] { cancellation->lose(); });
-		});
-	}
-
-	void
-	stop_watching() noexcept
-	{
-		on_stop_.reset();
-		kept_.reset();
+		renewal_.stop();
 	}
 
 	[[nodiscard]] bool
@@ -264,16 +254,63 @@ class lease_holder
 
   private:
 	std::shared_ptr<async_held_lease> held_;
+	Renewal &renewal_;
+};
+
+/// On the executor of the body.
+class own_renewal
+{
+  public:
+	own_renewal(const asio::any_io_executor &executor, PGconn *connection, const lease &held,
+				const std::shared_ptr<body_cancellation> &by)
+		: renewal_(std::make_shared<background_renewal>(*connection, held, [by] { by->lose(); }))
+	{
+		renewal_->start(executor);
+	}
+
+	void
+	stop()
+	{
+		renewal_->stop();
+	}
+
+  private:
+	std::shared_ptr<background_renewal> renewal_;
+};
+
+#if defined(__cpp_lib_jthread)
+/// By a keeper, whose threads tell the executor.
+class keeper_renewal
+{
+  public:
+	keeper_renewal(keeper &keeper, const asio::any_io_executor &executor, const lease &held,
+				   const std::shared_ptr<body_cancellation> &by)
+		: kept_(keeper.keep(held)), on_stop_(std::in_place, kept_->stop_token(), [executor, by] {
+			  asio::post(executor, [by] { by->lose(); });
+		  })
+	{
+	}
+
+	void
+	stop() noexcept
+	{
+		on_stop_.reset();
+		kept_.reset();
+	}
+
+  private:
 	std::optional<kept> kept_;
 	std::optional<std::stop_callback<std::function<void()>>> on_stop_;
 };
+#endif
 
-/// The coroutine of with_lease(), which begins later, so that it keeps the holder's name.
-template <typename Body>
+/// The coroutine of with_lease(), which begins later, so that it keeps the holder's name. What
+/// `start` makes renews the lease.
+template <typename Start, typename Body>
 asio::awaitable<body_value<async_lease_guard, Body>>
-run_with_lease(PGconn *connection, keeper &keeper, key key, lease_options options,
+run_with_lease(PGconn *connection, key key, lease_options options,
 			   // cppcheck-suppress passedByValue ; it has to live on
-			   std::string holder, Body body)
+			   std::string holder, Start start, Body body)
 {
 	auto executor = co_await asio::this_coro::executor;
 
@@ -285,31 +322,57 @@ run_with_lease(PGconn *connection, keeper &keeper, key key, lease_options option
 	async_lease_guard guard =
 		co_await start_lease_guard<async_lease_guard>(held, options, asio::use_awaitable);
 	auto by = std::make_shared<body_cancellation>();
-	lease_holder watched(std::move(held));
+	auto renewal = start(executor, held->held.get(), by);
+	lease_holder watched(std::move(held), renewal);
 
-	watched.watch(keeper, executor, by);
 	co_return co_await run_body(watched, by, guard, body);
 }
 } // namespace detail
 
-/// Runs the coroutine that `body` makes while a lease is held, which the keeper renews, on the
-/// executor of the coroutine that awaits this. Before the lease can be lost, the body is cancelled
-/// (as a keeper requests stop), and `lease_lost` is thrown once it has ended. When the body ends,
-/// gives the lease back; when it throws, first rolls back the transaction that is open (see
+/// Runs the coroutine that `body` makes while a lease is held, on the executor of the coroutine
+/// that awaits this. Meanwhile it renews the lease as a `keeper` does, but on that executor and
+/// over a connection of its own, which it makes with the parameters of the one that is given (and
+/// which may wait in the thread for the resolution of names, unless there is a `hostaddr`).
+///
+/// Before the lease can be lost, the body is cancelled: when a renewal is refused, or a tenth of
+/// the ttl before `lease::deadline()`. Once it has ended, `lease_lost` is thrown. When the body
+/// ends, gives the lease back; when it throws, first rolls back the transaction that is open (see
 /// `lease_options::rollback_on_error`). Cancelling it cancels the wait for the lease, or the body.
 /// The body must not leave a command under way on the connection.
 ///
-/// `co_await pglock::with_lease(connection, keeper, "key", {.ttl = 15s}, [&]() ->
-/// asio::awaitable<void> { ... });`
+/// `co_await pglock::with_lease(connection, "key", {.ttl = 15s}, [&]() -> asio::awaitable<void> {
+/// ... });`
 ///
 /// The body may take an `async_lease_guard &`, for its token and to check it in the transactions
 /// that write.
 template <typename Body>
 asio::awaitable<detail::body_value<async_lease_guard, Body>>
+with_lease(PGconn *connection, key key, const lease_options &options, Body body)
+{
+	return detail::run_with_lease(
+		connection, std::move(key), options, std::string(options.holder),
+		[connection](const asio::any_io_executor &executor, const lease &held,
+					 const std::shared_ptr<detail::body_cancellation> &by) {
+			return detail::own_renewal(executor, connection, held, by);
+		},
+		std::move(body));
+}
+
+#if defined(__cpp_lib_jthread)
+/// The same, but the keeper renews the lease: in its own threads, so that the executor may be held
+/// up meanwhile, and over one connection for all its leases.
+template <typename Body>
+asio::awaitable<detail::body_value<async_lease_guard, Body>>
 with_lease(PGconn *connection, keeper &keeper, key key, const lease_options &options, Body body)
 {
-	return detail::run_with_lease(connection, keeper, std::move(key), options,
-								  std::string(options.holder), std::move(body));
+	return detail::run_with_lease(
+		connection, std::move(key), options, std::string(options.holder),
+		[&keeper](const asio::any_io_executor &executor, const lease &held,
+				  const std::shared_ptr<detail::body_cancellation> &by) {
+			return detail::keeper_renewal(keeper, executor, held, by);
+		},
+		std::move(body));
 }
+#endif
 #endif
 } // namespace pglock

@@ -20,6 +20,7 @@
 
 #include "boot_clock.hpp"
 #include "connection.hpp"
+#include "detail/renewal_plan.hpp"
 #include "detail/thread.hpp"
 #include "error.hpp"
 #include "lease.hpp"
@@ -49,8 +50,7 @@ struct kept_lease
 };
 
 /// What a keeper and its threads know. Each thread waits for something to change, or for its time
-/// to come. They wait in slices, as the clock that they sleep by may stop while the machine is
-/// suspended.
+/// to come.
 class keeping
 {
   public:
@@ -59,9 +59,7 @@ class keeping
 	std::shared_ptr<kept_lease>
 	add(const lease &held, std::chrono::milliseconds margin)
 	{
-		// it may have been taken long ago
-		auto added = std::make_shared<kept_lease>(
-			kept_lease{held, margin, held.deadline() - 2 * clock::duration(held.ttl()) / 3});
+		auto added = std::make_shared<kept_lease>(kept_lease{held, margin, first_renewal_of(held)});
 		std::lock_guard guard(mutex_);
 
 		leases_.push_back(added);
@@ -132,7 +130,7 @@ class keeping
 	clock::time_point
 	look_at(const std::shared_ptr<kept_lease> &kept, std::unique_lock<std::mutex> &guard)
 	{
-		clock::time_point end = end_of(*kept);
+		clock::time_point end = stop_time(kept->held, kept->margin);
 
 		if (end > clock::now())
 			return end;
@@ -140,12 +138,6 @@ class keeping
 		kept->stop.request_stop();
 		guard.lock();
 		return clock::time_point::max();
-	}
-
-	[[nodiscard]] static clock::time_point
-	end_of(const kept_lease &kept) noexcept
-	{
-		return kept.held.deadline() - kept.margin;
 	}
 
 	void
@@ -160,14 +152,13 @@ class keeping
 	wait(std::unique_lock<std::mutex> &guard, const std::stop_token &stop, unsigned seen,
 		 clock::time_point time)
 	{
-		constexpr clock::duration slice = std::chrono::milliseconds(250);
-		clock::time_point now = clock::now();
+		clock::duration left = wait_until(time, clock::now());
 		auto is_changed = [this, seen] { return changes_ != seen; };
 
 		if (leases_.empty())
 			changed_.wait(guard, stop, is_changed);
-		else if (time > now)
-			changed_.wait_for(guard, stop, std::min(time - now, slice), is_changed);
+		else if (left > clock::duration::zero())
+			changed_.wait_for(guard, stop, left, is_changed);
 	}
 
 	std::mutex mutex_;
@@ -252,7 +243,8 @@ class keeper
 	[[nodiscard]] kept
 	keep(const lease &held)
 	{
-		return {keeping_, keeping_->add(held, options_.margin.value_or(held.ttl() / 10))};
+		return {keeping_,
+				keeping_->add(held, options_.margin.value_or(detail::usual_margin(held)))};
 	}
 
 	/// The same for the lease of a guard, which has to outlive the result.
@@ -270,20 +262,21 @@ class keeper
 
 		while (std::shared_ptr<detail::kept_lease> next = keeping_->next_renewal(stop))
 			keeping_->renew_at(*next,
-							   lease::clock::now() + pause_after(renew(*next, connection), *next));
+							   lease::clock::now() +
+								   detail::pause_after(renew(*next, connection), next->held));
 	}
 
-	enum class outcome { renewed, lost, failed };
-
-	[[nodiscard]] outcome
+	[[nodiscard]] detail::renewal_outcome
 	renew(detail::kept_lease &kept, std::optional<connection_ref> &connection)
 	{
+		using outcome = detail::renewal_outcome;
+
 		try
 		{
 			if (!connection || connection->lost())
 				connection.emplace(connect_());
-			return kept.held.renew(*connection, kept.held.ttl() / 4) ? outcome::renewed
-																	 : outcome::lost;
+			return kept.held.renew(*connection, detail::renewal_limit(kept.held)) ? outcome::renewed
+																				  : outcome::lost;
 		}
 		catch (const std::exception &failure)
 		{
@@ -304,23 +297,6 @@ class keeper
 		}
 		catch (...)
 		{
-		}
-	}
-
-	/// Nobody asks for a lease that is lost.
-	[[nodiscard]] static lease::clock::duration
-	pause_after(outcome last, const detail::kept_lease &kept) noexcept
-	{
-		lease::clock::duration ttl = kept.held.ttl();
-
-		switch (last)
-		{
-			case outcome::renewed:
-				return ttl / 3;
-			case outcome::failed:
-				return ttl / 20;
-			default:
-				return std::chrono::hours(24 * 365);
 		}
 	}
 
