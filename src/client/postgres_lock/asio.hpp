@@ -383,17 +383,20 @@ class lock_holder
 
 	/// Has the body cancelled when the session has ended.
 	void
-	watch([[maybe_unused]] const std::shared_ptr<body_cancellation> &by)
+	watch_session([[maybe_unused]] const std::shared_ptr<body_cancellation> &by)
 	{
 #if defined(__cpp_lib_jthread)
 		std::stop_source stop;
 
-		start_watch(held_, stop,
+		// what has just been granted needs no look
+		start_watch(held_->channel.executor(), held_->link.connection, held_->link.session, stop,
+					held_->keep_alive,
 					asio::bind_cancellation_slot(by->watch_slot(),
 												 [by](std::exception_ptr failure) {
 													 if (!failure)
 														 by->lose();
-												 }));
+												 }),
+					watch::interval);
 #endif
 	}
 
@@ -445,7 +448,7 @@ run_with(PGconn *connection, std::vector<key> keys, options options, slot_count 
 	auto by = std::make_shared<body_cancellation>();
 	lock_holder holder(std::move(held));
 
-	holder.watch(by);
+	holder.watch_session(by);
 	co_return co_await run_body(holder, by, guard, body);
 }
 } // namespace detail

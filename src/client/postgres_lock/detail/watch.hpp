@@ -25,11 +25,15 @@ namespace pglock::detail
 class watch
 {
   public:
+	static constexpr std::chrono::milliseconds interval{250};
+
+	/// After that time it looks first.
 	watch(asio::any_io_executor executor, connection_ref connection,
 		  std::shared_ptr<session> session, std::stop_source stop,
-		  std::optional<time_limit> keep_alive)
+		  std::optional<time_limit> keep_alive, std::chrono::milliseconds first)
 		: connection_(connection), session_(std::move(session)), stop_(std::move(stop)),
-		  keep_alive_(keep_alive), timer_(std::make_unique<asio::steady_timer>(std::move(executor)))
+		  keep_alive_(keep_alive), first_(first),
+		  timer_(std::make_unique<asio::steady_timer>(std::move(executor)))
 	{
 	}
 
@@ -54,14 +58,12 @@ class watch
 
 		auto &timer = *timer_;
 
-		timer.expires_after(begins ? clock::duration::zero() : clock::duration(interval));
+		timer.expires_after(begins ? first_ : interval);
 		timer.async_wait(std::move(self));
 	}
 
   private:
 	using clock = std::chrono::steady_clock;
-
-	static constexpr std::chrono::milliseconds interval{250};
 
 	[[nodiscard]] bool
 	is_over() const noexcept
@@ -86,6 +88,7 @@ class watch
 	std::stop_source stop_;
 	std::optional<time_limit> keep_alive_;
 	clock::time_point keep_alive_at_{};
+	std::chrono::milliseconds first_;
 	std::unique_ptr<asio::steady_timer> timer_;
 	bool has_begun_ = false;
 };
@@ -94,10 +97,11 @@ template <typename Token>
 auto
 start_watch(asio::any_io_executor executor, connection_ref connection,
 			std::shared_ptr<session> session, std::stop_source &stop,
-			std::optional<time_limit> keep_alive, Token &&token)
+			std::optional<time_limit> keep_alive, Token &&token,
+			std::chrono::milliseconds first = std::chrono::milliseconds::zero())
 {
 	return asio::async_compose<Token, void(std::exception_ptr)>(
-		watch(executor, connection, std::move(session), stop, keep_alive), token, executor);
+		watch(executor, connection, std::move(session), stop, keep_alive, first), token, executor);
 }
 } // namespace pglock::detail
 #endif
