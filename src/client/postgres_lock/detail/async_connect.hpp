@@ -4,18 +4,16 @@
 #include "asio_library.hpp"
 
 #if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
-#include <cerrno>
 #include <chrono>
-#include <fcntl.h>
 #include <libpq-fe.h>
 #include <memory>
 #include <new>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "../error.hpp"
+#include "channel.hpp"
 
 namespace pglock::detail
 {
@@ -65,17 +63,6 @@ class connection_parameters
 	std::vector<std::pair<std::string, std::string>> given_;
 };
 
-/// A socket that libpq may close before Asio has done with it.
-[[nodiscard]] inline int
-duplicate_socket(const PGconn &of)
-{
-	int made = fcntl(PQsocket(&of), F_DUPFD_CLOEXEC, 0);
-
-	if (made < 0)
-		throw std::system_error(errno, std::generic_category(), "postgres_lock");
-	return made;
-}
-
 /// Only the resolution of names waits in the thread, which is libpq's. Throws `connection_lost` if
 /// there is no connection by then.
 inline asio::awaitable<connection_ptr>
@@ -100,7 +87,7 @@ async_connect(const connection_parameters &with, std::chrono::steady_clock::time
 
 		if (next == PGRES_POLLING_FAILED)
 			throw connection_lost(PQerrorMessage(made.get()));
-		socket->assign(duplicate_socket(*made));
+		assign_duplicate(*socket, *made);
 		co_await socket->async_wait(next == PGRES_POLLING_READING
 										? asio::posix::stream_descriptor::wait_read
 										: asio::posix::stream_descriptor::wait_write,

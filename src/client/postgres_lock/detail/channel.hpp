@@ -22,6 +22,24 @@ class channel;
 /// libpq tells of every result that is read from a connection with a command of ours.
 inline int result_event(PGEventId id, void *info, void *);
 
+/// Gives Asio a duplicate of libpq's socket, which libpq may close meanwhile. As libpq's own it
+/// must not go to child processes: there the session would live on.
+inline void
+assign_duplicate(asio::posix::stream_descriptor &to, const PGconn &connection)
+{
+	int made = fcntl(PQsocket(&connection), F_DUPFD_CLOEXEC, 0);
+	error_code failure;
+
+	if (made < 0)
+		throw std::system_error(errno, std::generic_category(), "postgres_lock");
+	to.assign(made, failure);
+	if (failure)
+	{
+		::close(made);
+		throw system_error(failure, "postgres_lock");
+	}
+}
+
 /// One connection as Asio sees it. Its socket is a duplicate, since others may have registered
 /// libpq's own, and is there from the first operation on.
 ///
@@ -203,15 +221,9 @@ class channel
 	{
 		PQregisterEventProc(&connection_, result_event, "postgres_lock channel", nullptr);
 
-		int socket = duplicate();
-		error_code failure;
-
-		socket_.assign(socket, failure);
-		if (failure)
-		{
-			::close(socket);
-			throw system_error(failure, "postgres_lock");
-		}
+		if (PQstatus(&connection_) == CONNECTION_BAD)
+			throw_libpq_error(connection_, nullptr);
+		assign_duplicate(socket_, connection_);
 	}
 
 	void
@@ -233,20 +245,6 @@ class channel
 
 		is_reading_ = false;
 		return result;
-	}
-
-	/// As libpq's own it must not go to child processes: there the session would live on.
-	[[nodiscard]] int
-	duplicate() const
-	{
-		if (PQstatus(&connection_) == CONNECTION_BAD)
-			throw_libpq_error(connection_, nullptr);
-
-		int made = fcntl(PQsocket(&connection_), F_DUPFD_CLOEXEC, 0);
-
-		if (made < 0)
-			throw std::system_error(errno, std::generic_category(), "postgres_lock");
-		return made;
 	}
 
 	PGconn &connection_;
