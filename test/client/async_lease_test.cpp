@@ -386,6 +386,41 @@ TEST_F(LeaseCoroutine, IsTakenAndReleased)
 			  "true");
 }
 
+TEST_F(LeaseCoroutine, NeedsNoTokenAndNoOptions)
+{
+	EXPECT_EQ(result_of([&]() -> awaitable<void> {
+				  auto held = co_await pglock::async_take_lease(context, session.get(), "job");
+
+				  EXPECT_TRUE(co_await pglock::async_renew_lease(context, other.get(), *held));
+				  EXPECT_TRUE(co_await pglock::async_release_lease(context, other.get(), *held));
+
+				  auto guard = co_await pglock::async_acquire_lease(context, session.get(), "job");
+
+				  co_await guard.async_check();
+				  EXPECT_TRUE(co_await guard.async_release());
+			  }),
+			  "true");
+}
+
+TEST_F(LeaseCoroutine, WithLeaseIsOfTheBodysExecutor)
+{
+	using strand = asio::strand<asio::io_context::executor_type>;
+	auto executor = asio::make_strand(context);
+	auto work = [&]() -> awaitable<int, strand> {
+		co_return co_await pglock::with_lease(session.get(), "job", {.ttl = 15s},
+											  [&](async_lease_guard &) -> awaitable<int, strand> {
+												  EXPECT_TRUE(executor.running_in_this_thread());
+												  co_return 42;
+											  });
+	};
+
+	asio::co_spawn(executor, work(), [&](std::exception_ptr failure, int made) {
+		noted = outcome(failure, made == 42);
+	});
+	run();
+	EXPECT_EQ(noted, "true");
+}
+
 TEST_F(LeaseCoroutine, WithLeaseMayBeTooLate)
 {
 	lease holder = lease::acquire(other.get(), "job").value();

@@ -2,8 +2,7 @@
 // What asio.hpp says of operations, their cancellation and their completion tokens is true of
 // these.
 //
-//     auto guard = co_await pglock::async_acquire_lease(executor, connection, "key", {.ttl = 15s},
-//                                                       asio::use_awaitable);
+//     auto guard = co_await pglock::async_acquire_lease(executor, connection, "key", {.ttl = 15s});
 //
 // A server that does not answer keeps nobody waiting for longer than `lease_options::grace` says,
 // but for a check: that waits for a takeover that is under way, and is to be cancelled. To cancel a
@@ -43,10 +42,10 @@ namespace pglock
 {
 /// Takes a lease, see `lease::acquire()`. Signature: `void(std::exception_ptr,
 /// std::optional<lease>)`; nothing: the timeout passed.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_take_lease(const detail::executor_argument &executor, PGconn *connection, key key,
-				 const lease_options &options, Token &&token)
+				 const lease_options &options = {}, Token &&token = Token())
 {
 	lease wanted(detail::new_lease(std::move(key), options));
 	auto over = detail::connection_for(executor, connection, wanted);
@@ -60,10 +59,10 @@ async_take_lease(const detail::executor_argument &executor, PGconn *connection, 
 }
 
 /// See `lease::renew()`. Signature: `void(std::exception_ptr, bool)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_renew_lease(const detail::executor_argument &executor, PGconn *connection, const lease &held,
-				  Token &&token)
+				  Token &&token = Token())
 {
 	return detail::start_lease_question<detail::lease_renewal>(
 		detail::connection_for(executor, connection, held), held, std::forward<Token>(token),
@@ -71,20 +70,20 @@ async_renew_lease(const detail::executor_argument &executor, PGconn *connection,
 }
 
 /// See `lease::check()`. Signature: `void(std::exception_ptr)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_check_lease(const detail::executor_argument &executor, PGconn *connection, const lease &held,
-				  Token &&token)
+				  Token &&token = Token())
 {
 	return detail::start_lease_check(detail::connection_for(executor, connection, held), held,
 									 std::forward<Token>(token));
 }
 
 /// See `lease::held()`. Signature: `void(std::exception_ptr, bool)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_holds_lease(const detail::executor_argument &executor, PGconn *connection, const lease &held,
-				  Token &&token)
+				  Token &&token = Token())
 {
 	return detail::start_lease_question<detail::lease_inquiry>(
 		detail::connection_for(executor, connection, held), held, std::forward<Token>(token),
@@ -92,10 +91,10 @@ async_holds_lease(const detail::executor_argument &executor, PGconn *connection,
 }
 
 /// See `lease::release()`. Signature: `void(std::exception_ptr, bool)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_release_lease(const detail::executor_argument &executor, PGconn *connection,
-					const lease &held, Token &&token)
+					const lease &held, Token &&token = Token())
 {
 	return detail::start_lease_question<detail::lease_release>(
 		detail::connection_for(executor, connection, held), held, std::forward<Token>(token),
@@ -122,9 +121,9 @@ class [[nodiscard]] async_lease_guard
 	}
 
 	/// See `lease::renew()`. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_renew(Token &&token)
+	async_renew(Token &&token = Token())
 	{
 		return detail::start_lease_question<detail::lease_renewal>(held(), lease(),
 																   std::forward<Token>(token),
@@ -132,27 +131,27 @@ class [[nodiscard]] async_lease_guard
 	}
 
 	/// See `lease::check()`. Signature: `void(std::exception_ptr)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_check(Token &&token)
+	async_check(Token &&token = Token())
 	{
 		return detail::start_lease_check(held(), lease(), std::forward<Token>(token));
 	}
 
 	/// Gives the lease back. False: it is not held any more. If it fails, the end tries again.
 	/// Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_release(Token &&token)
+	async_release(Token &&token = Token())
 	{
 		return detail::start_lease_restitution(held(), false, std::forward<Token>(token));
 	}
 
 	/// For a `catch`: first rolls back the transaction that is open on the connection, if
 	/// `rollback_on_error` says so. Signature: `void(std::exception_ptr, bool)`.
-	template <typename Token>
+	template <typename Token = detail::default_token>
 	auto
-	async_handle_error(Token &&token)
+	async_handle_error(Token &&token = Token())
 	{
 		return detail::start_lease_restitution(held(), true, std::forward<Token>(token));
 	}
@@ -192,10 +191,10 @@ class [[nodiscard]] async_lease_guard
 
 /// Takes a lease for a guard. If the timeout passes, completes with `timeout_error`. Signature:
 /// `void(std::exception_ptr, async_lease_guard)`.
-template <typename Token>
+template <typename Token = detail::default_token>
 auto
 async_acquire_lease(const detail::executor_argument &executor, PGconn *connection, key key,
-					const lease_options &options, Token &&token)
+					const lease_options &options = {}, Token &&token = Token())
 {
 	lease wanted(detail::new_lease(std::move(key), options));
 
@@ -307,7 +306,7 @@ class keeper_renewal
 /// The coroutine of with_lease(), which begins later, so that it keeps the holder's name. What
 /// `start` makes renews the lease.
 template <typename Start, typename Body>
-asio::awaitable<body_value<async_lease_guard, Body>>
+body_awaitable<async_lease_guard, Body>
 run_with_lease(PGconn *connection, key key, lease_options options,
 			   // cppcheck-suppress passedByValue ; it has to live on
 			   std::string holder, Start start, Body body)
@@ -320,7 +319,8 @@ run_with_lease(PGconn *connection, key key, lease_options options,
 		std::make_shared<async_held_lease>(executor, connection,
 										   lease(new_lease(std::move(key), options)), options);
 	async_lease_guard guard =
-		co_await start_lease_guard<async_lease_guard>(held, options, asio::use_awaitable);
+		co_await start_lease_guard<async_lease_guard>(held, options,
+													  use_body_awaitable<async_lease_guard, Body>);
 	auto by = std::make_shared<body_cancellation>();
 	auto renewal = start(executor, held->held.get(), by);
 	lease_holder watched(std::move(held), renewal);
@@ -346,7 +346,7 @@ run_with_lease(PGconn *connection, key key, lease_options options,
 /// The body may take an `async_lease_guard &`, for its token and to check it in the transactions
 /// that write.
 template <typename Body>
-asio::awaitable<detail::body_value<async_lease_guard, Body>>
+detail::body_awaitable<async_lease_guard, Body>
 with_lease(PGconn *connection, key key, const lease_options &options, Body body)
 {
 	return detail::run_with_lease(
@@ -362,7 +362,7 @@ with_lease(PGconn *connection, key key, const lease_options &options, Body body)
 /// The same, but the keeper renews the lease: in its own threads, so that the executor may be held
 /// up meanwhile, and over one connection for all its leases.
 template <typename Body>
-asio::awaitable<detail::body_value<async_lease_guard, Body>>
+detail::body_awaitable<async_lease_guard, Body>
 with_lease(PGconn *connection, keeper &keeper, key key, const lease_options &options, Body body)
 {
 	return detail::run_with_lease(

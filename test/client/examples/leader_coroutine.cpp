@@ -36,7 +36,7 @@ lead(const char *name, PGconn *connection, pglock::async_lease_guard &guard)
 		// a program that must not wait for these either sends them by libpq's asynchronous
 		// functions
 		sql.execute("BEGIN");
-		co_await guard.async_check(use_awaitable);
+		co_await guard.async_check();
 		sql.execute("UPDATE leadership SET leader = $1, token = $2", values);
 		sql.execute("COMMIT");
 		timer.expires_after(std::chrono::milliseconds(100));
