@@ -10,7 +10,7 @@ OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
 # PGXS puts $(srcdir) before these
 DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/sql/postgres_lock--*.sql))
 # not DOCS: images of containers leave /usr/share/doc out
-DATA += src/monitoring/postgres_lock_exporter.yaml
+DATA += $(addprefix src/monitoring/postgres_lock_,exporter.yaml alerts.yaml dashboard.json)
 
 REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock

@@ -33,6 +33,7 @@ main() {
 	pg_regress isolation isolation/pg_isolation_regress "$src/test" "${chosen[@]}"
 	choose "$src"/test/t/*.pl
 	find_service POSTGRES_EXPORTER prometheus-postgres-exporter /usr/bin/prometheus-postgres-exporter 039_exporter
+	find_service PROMTOOL prometheus /usr/bin/promtool 039_exporter
 	find_service BOUNCER pgbouncer /usr/sbin/pgbouncer 062_pgbouncer 074_lease_pgbouncer
 	find_service PGPOOL pgpool2 /usr/sbin/pgpool 069_pgpool
 	find_drivers

@@ -1,7 +1,8 @@
 # The queries file for Prometheus' postgres_exporter: each query gives what the file says of it, and
-# the exporter serves metrics of them that are right.
+# the exporter serves metrics of them that are right. The rules for alerts and the dashboard use these metrics,
+# and the rules find what they are for.
 #
-# The environment variable POSTGRES_EXPORTER names the exporter's program.
+# The environment variable POSTGRES_EXPORTER names the exporter's program, PROMTOOL Prometheus' promtool.
 
 use strict;
 use warnings;
@@ -10,11 +11,13 @@ use lib "$FindBin::RealBin/../perl";
 use CPAN::Meta::YAML;
 use HTTP::Tiny;
 use IPC::Run;
+use JSON::PP;
 use PgLock;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $file = "$FindBin::RealBin/../../src/monitoring/postgres_lock_exporter.yaml";
+my $monitoring = "$FindBin::RealBin/../../src/monitoring";
+my $file = "$monitoring/postgres_lock_exporter.yaml";
 my $queries = CPAN::Meta::YAML->read_string(slurp_file($file))->[0];
 my %exporter;    # the one that runs: `process`, `log`, `url`
 
@@ -94,7 +97,7 @@ sub columns
 	return map { keys %$_ } grep { !$usage || (values %$_)[0]{usage} =~ /^$usage$/ } @{ $queries->{$name}{metrics} };
 }
 
-is_deeply([ sort keys %$queries ], [ 'pglock_contention', 'pglock_contention_info', 'pglock_leases', 'pglock_locks', 'pglock_slots' ], 'the file has its queries');
+is_deeply([ sort keys %$queries ], [ map { "pglock_$_" } qw(contention contention_info idle_holders leases locks server slots) ], 'the file has its queries');
 
 foreach my $name (sort keys %$queries)
 {
@@ -128,12 +131,62 @@ foreach my $role ('monitor', 'nobody')
 		my (undef, $rows) = $node->psql('postgres',
 			"SELECT count(*), count(DISTINCT ($labels)), count(*) FILTER (WHERE num_nulls($values) > 0)
 			 FROM ($queries->{$name}{query}) AS rows", extra_params => [ '-U', $role ]);
-		my %expected = (pglock_locks => 6, pglock_contention => @keys + 2, pglock_contention_info => 1, pglock_leases => 1, pglock_slots => 1);
+		my %expected = (pglock_locks => 6, pglock_contention => @keys + 2, map { ("pglock_$_" => 1) } qw(contention_info idle_holders leases server slots));
 
 		is($rows, "$expected{$name}|$expected{$name}|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
 	}
 }
 make_idle();
+
+#
+# What uses the metrics
+#
+
+# Each metric that is declared, and what it is.
+my %declared;
+
+foreach my $name (keys %$queries)
+{
+	$declared{"${name}_$_"} = 'counter' foreach columns($name, 'COUNTER');
+	$declared{"${name}_$_"} = 'gauge' foreach columns($name, 'GAUGE');
+}
+foreach my $user ('postgres_lock_alerts.yaml', 'postgres_lock_dashboard.json')
+{
+	my %used = map { $_ => 1 } slurp_file("$monitoring/$user") =~ /\b(pglock_\w+)/g;
+
+	cmp_ok(keys %used, '>', 5, "$user uses metrics");
+	is_deeply([ grep { !$declared{$_} } sort keys %used ], [], '... that there are');
+}
+
+my $panels = decode_json(slurp_file("$monitoring/postgres_lock_dashboard.json"))->{panels};
+my (%ids, @overlaps);
+
+foreach my $panel (@$panels)
+{
+	my $place = $panel->{gridPos};
+
+	$ids{ $panel->{id} }++;
+	push @overlaps, $panel->{title} if $place->{x} + $place->{w} > 24;
+}
+is(scalar keys %ids, scalar @$panels, 'the panels of the dashboard have ids of their own');
+is_deeply(\@overlaps, [], '... and fit');
+
+subtest 'the alerts' => sub {
+	plan skip_all => 'PROMTOOL does not say where the program is' unless $ENV{PROMTOOL};
+
+	my $folder = PostgreSQL::Test::Utils::tempdir();
+
+	# the tests name the rules by a file beside them
+	append_to_file("$folder/$_->[1]", slurp_file("$_->[0]/$_->[1]"))
+	  foreach [ $monitoring, 'postgres_lock_alerts.yaml' ], [ "$FindBin::RealBin/../monitoring", 'alerts_test.yaml' ];
+	command_ok([ $ENV{PROMTOOL}, 'check', 'rules', "$folder/postgres_lock_alerts.yaml" ], 'Prometheus understands the rules');
+	command_ok([ $ENV{PROMTOOL}, 'test', 'rules', "$folder/alerts_test.yaml" ], '... which find what is wrong, and nothing else');
+
+	my @rules = slurp_file("$folder/postgres_lock_alerts.yaml") =~ /- alert: (\w+)/g;
+	my $tests = slurp_file("$folder/alerts_test.yaml");
+
+	is_deeply([ grep { (() = $tests =~ /alertname: $_\b/g) < 2 } @rules ], [], '... each of them');
+};
 
 #
 # The exporter
@@ -277,7 +330,8 @@ subtest 'the exporter' => sub {
 		$before[1], $after[1], '... the longest hold');
 
 	is(value($metrics, "pglock_$_->[0]", 'datname="postgres"'), $_->[1], "... $_->[0]")
-	  foreach ([ leases_held => 3 ], [ leases_waiting => 1 ], [ slots_held => 1 ], [ slots_waiting => 0 ]);
+	  foreach ([ leases_held => 3 ], [ leases_waiting => 1 ], [ slots_held => 1 ], [ slots_waiting => 0 ], [ idle_holders_sessions => 0 ],
+		[ server_lock_table_size => $node->safe_psql('postgres', "SELECT current_setting('max_locks_per_transaction')::int * current_setting('max_connections')::int") ]);
 	is_between(value($metrics, 'pglock_leases_unrenewed_ratio', 'datname="postgres"'), 0, 0.2, '... nearest to its end');
 
 	# the key as it is shown, and by what to find it
@@ -310,13 +364,7 @@ subtest 'the exporter' => sub {
 
 	# each metric that is declared is there, as what it is, and no other
 	my %types = $metrics =~ /^# TYPE (pglock_\w+) (\w+)$/mg;
-	my %declared;
 
-	foreach my $name (keys %$queries)
-	{
-		$declared{"${name}_$_"} = 'counter' foreach columns($name, 'COUNTER');
-		$declared{"${name}_$_"} = 'gauge' foreach columns($name, 'GAUGE');
-	}
 	is_deeply(\%types, \%declared, '... every metric that is declared is served');
 
 	# all databases, and a role that may see nothing
@@ -334,6 +382,9 @@ subtest 'the exporter' => sub {
 			'waiting,postgres,exclusive,session 1',
 		],
 		'... locks are told apart by their database');
+	is(value($metrics, 'pglock_idle_holders_sessions', 'datname="second"'), '1', '... who holds and does nothing is counted');
+	is_between(value($metrics, 'pglock_idle_holders_longest_idle_seconds', 'datname="second"'), 0.001,
+		$PostgreSQL::Test::Utils::timeout_default, '... and for how long');
 
 	stop_exporter();
 	start_exporter('nobody');

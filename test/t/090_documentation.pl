@@ -201,7 +201,7 @@ is_deeply([ grep { $rooms !~ /\b$_\b/ } map { m,([^/]+)\.hpp$, } glob "$root/src
 
 # what is measured
 my $metrics = slurp_file("$root/src/monitoring/postgres_lock_exporter.yaml");
-my @measured = $everything =~ /\bpglock_((?:locks|slots|leases|contention)_\w+)/g;
+my @measured = $everything =~ /\bpglock_((?:locks|slots|leases|contention|idle_holders|server)_\w+)/g;
 my %metric;
 
 foreach my $query (split /^(?=pglock_)/m, $metrics)
