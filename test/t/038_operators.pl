@@ -24,6 +24,7 @@ is_deeply(
 		'Stranded locks',
 		'The longest held',
 		'The most contended keys',
+		'What the waits of all sessions are',
 		'Who blocks whom',
 		'Who holds `order:42`, since when, and who waits for it'
 	],
@@ -260,5 +261,22 @@ is($leaseholder->query("SELECT pglock.renew_lease('nightly report', $token)"), '
 
 # those first for whom others wait
 end_session(delete @sessions{qw(reports audit nightly late)}, values %sessions);
+
+# a lock, and the last slot and a lease, which one waits for behind another
+my @queue = map { begin_session("waiter$_") } 1 .. 5;
+
+$next->query_safe('SELECT pglock.release_all()');
+$exporter->query_safe("SELECT pglock.acquire('busy'), pglock.acquire_lease('busy'), pglock.acquire_slot('exports', 2), pglock.acquire_slot('exports', 2)");
+start_waiting($queue[0], "SELECT pglock.acquire('busy')");
+start_waiting($queue[$_], "SELECT pglock.acquire_slot('exports', 2)") foreach 1, 2;
+start_waiting($queue[$_], "SELECT pglock.acquire_lease('busy')") foreach 3, 4;
+ok( $node->poll_query_until('postgres',
+		"WITH waits AS (" . $recipes{'What the waits of all sessions are'} =~ s/;\s*$//r . ")
+		 SELECT string_agg(concat_ws(' ', wait_event_type, wait_event, count), ',' ORDER BY wait_event_type, wait_event) FROM waits",
+		$node->pg_version >= 17 ? 'Extension PglockLease 1,Extension PglockSlot 1,Lock advisory 3' : 'Extension Extension 2,Lock advisory 3'),
+	'what sessions wait for');
+# who is ended while it waits, is at once
+$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+end_session($exporter, $next, $leaseholder, @queue);
 stop_and_check_log($node);
 done_testing();
