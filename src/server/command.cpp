@@ -151,7 +151,7 @@ begin()
 	if (now == message)
 	{
 		/* the first is the client's own, whatever that runs; a string has a portal for each */
-		if (last.portal == nullptr)
+		if (last.portal == nullptr && !last.is_extended)
 			set_portal(portal);
 		return;
 	}
