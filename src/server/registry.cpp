@@ -312,7 +312,7 @@ reader::copy_chunk(chunk &of, uint32 size)
 	}
 }
 
-/* Copies what has not been copied yet, or may have changed since. */
+/* Copies what is mapped, and has not been copied yet, or may have changed since. */
 void
 reader::copy_session(int process_number, int pid)
 {
@@ -321,7 +321,6 @@ reader::copy_session(int process_number, int pid)
 	if (of.pid != pid)
 		forget(of);
 	of.pid = pid;
-	of.changes = load_first(shared->slots[process_number].changes);
 	for (int i = 0; i < max_chunks; i++)
 		if (of.chunks[i].records != nullptr)
 			copy_chunk(of.chunks[i], chunk_size(i));
@@ -348,6 +347,8 @@ reader::read(int process_number)
 
 	if (pid == 0 || of.database != MyDatabaseId || &of == mine || is_empty(of))
 		return;
+	/* first: what changes meanwhile, be it by a chunk more, is looked at once more */
+	open(process_number).changes = load_first(of.changes);
 	map_chunks(process_number);
 	copy_session(process_number, pid);
 }

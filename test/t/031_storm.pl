@@ -308,5 +308,39 @@ ok( $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_locks WHERE
 is($node->safe_psql('postgres', 'SELECT count(*), pglock.registry_size() FROM pglock.locks'),
 	"0|$size", '... and nothing is shown, nor any memory in use');
 
+# Memory for what many sessions publish comes and goes, while the view is read as often as possible.
+my $many = "$file.many";
+
+append_to_file($many, <<'END');
+SELECT pglock.acquire_all(array(SELECT 'mine' || pg_backend_pid() || '.' || i FROM generate_series(1, 80) i));
+\sleep 1 ms
+SELECT pglock.release_all();
+END
+
+my $holders = IPC::Run::start([ 'pgbench', '-n', '-T', SECONDS, '-c', 12, '-M', 'prepared', '-f', $many, '-h', $node->host, '-p', $node->port, 'postgres' ],
+	'<', \undef, '>&', "$many.out");
+
+$node->safe_psql('postgres', <<"END");
+CREATE PROCEDURE look_for(seconds integer, INOUT looks bigint = 0, INOUT rows bigint = 0, INOUT unknown bigint = 0) LANGUAGE plpgsql AS \$\$
+DECLARE
+	until timestamptz := clock_timestamp() + seconds * interval '1 s';
+	look record;
+BEGIN
+	WHILE clock_timestamp() < until LOOP
+		SELECT count(*) AS rows, count(*) FILTER (WHERE key IS NULL) AS unknown INTO look FROM pglock.lock_status() WHERE granted;
+		looks := looks + 1;
+		rows := rows + look.rows;
+		unknown := unknown + look.unknown;
+	END LOOP;
+END \$\$;
+END
+
+my ($looks, $rows, $unknown) = split /\|/, $node->safe_psql('postgres', "CALL look_for(@{[ SECONDS - 1 ]})");
+
+$holders->finish;
+note("$looks looks at $rows rows");
+cmp_ok($rows, '>', 1000, 'sessions hold many locks while the view is read');
+is($unknown, 0, '... each of which is known');
+
 stop_and_check_log($node);
 done_testing();
