@@ -127,8 +127,8 @@ if (!$ENV{CXX})
 if ($ENV{SANITIZE})
 {
 	# threads have a sanitizer of their own, which goes with no other
-	make_tests('async: builds for threads', "$build/thread", 'async', 'thread');
-	run_tests("$build/thread/async");
+	make_tests('async: builds for threads', "$build/thread", 'threads', 'thread');
+	run_tests("$build/thread/threads");
 }
 
 # two shared objects that hide their symbols know of each other's locks; clang has no symbols that are
