@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <functional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -139,5 +140,27 @@ class Async : public testing::Test
 		run();
 		return noted;
 	}
+
+#if defined(POSTGRES_LOCK_HAS_CO_AWAIT)
+	/// Runs a coroutine to its end, and says what came of it.
+	std::string
+	result_of(std::function<asio::awaitable<void>()> body)
+	{
+		std::string noted = "nothing";
+
+		asio::co_spawn(context, std::move(body),
+					   [&](std::exception_ptr failure) { noted = outcome(failure); });
+		run();
+		return noted;
+	}
+
+	asio::awaitable<void>
+	sleep(std::chrono::milliseconds time)
+	{
+		asio::steady_timer timer(context, time);
+
+		co_await timer.async_wait(asio::use_awaitable);
+	}
+#endif
 };
 } // namespace async

@@ -20,26 +20,6 @@ class Coroutine : public async::Async
 {
   protected:
 	server::libpq_session session;
-
-	/// Runs a coroutine to its end, and says what came of it.
-	std::string
-	result_of(std::function<awaitable<void>()> body)
-	{
-		std::string noted = "nothing";
-
-		asio::co_spawn(context, std::move(body),
-					   [&](std::exception_ptr failure) { noted = outcome(failure); });
-		run();
-		return noted;
-	}
-
-	awaitable<void>
-	sleep(std::chrono::milliseconds time)
-	{
-		asio::steady_timer timer(context, time);
-
-		co_await timer.async_wait(use_awaitable);
-	}
 };
 
 struct broken : std::runtime_error

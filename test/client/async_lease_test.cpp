@@ -349,24 +349,6 @@ connect()
 
 class LeaseCoroutine : public AsyncLease
 {
-  protected:
-	/// Runs a coroutine to its end, and says what came of it.
-	std::string
-	result_of(std::function<awaitable<void>()> body)
-	{
-		asio::co_spawn(context, std::move(body),
-					   [&](std::exception_ptr failure) { noted = outcome(failure); });
-		run();
-		return noted;
-	}
-
-	awaitable<void>
-	sleep(std::chrono::milliseconds time)
-	{
-		asio::steady_timer timer(context, time);
-
-		co_await timer.async_wait(use_awaitable);
-	}
 };
 } // namespace
 

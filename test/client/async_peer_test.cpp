@@ -180,17 +180,6 @@ using namespace asio::experimental::awaitable_operators;
 using asio::awaitable;
 using asio::use_awaitable;
 
-namespace
-{
-awaitable<void>
-sleep(std::chrono::milliseconds time)
-{
-	asio::steady_timer timer(co_await asio::this_coro::executor, time);
-
-	co_await timer.async_wait(use_awaitable);
-}
-} // namespace
-
 TEST_F(SilentPeer, TheFirstOfTwoCancelsTheWait)
 {
 	pglock::guard holder(other.ref(), "a");

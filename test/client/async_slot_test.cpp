@@ -157,16 +157,6 @@ using asio::awaitable;
 
 class SlotCoroutine : public AsyncSlot
 {
-  protected:
-	/// Runs a coroutine to its end, and says what came of it.
-	std::string
-	result_of(std::function<awaitable<void>()> body)
-	{
-		asio::co_spawn(context, std::move(body),
-					   [&](std::exception_ptr failure) { noted = outcome(failure); });
-		run();
-		return noted;
-	}
 };
 } // namespace
 

@@ -158,4 +158,30 @@ struct timed_traits : pglock::connection_traits<connection>
 		(void)execute(of, "ROLLBACK", {}, until);
 	}
 };
+
+constexpr unsigned never = ~0u;
+
+/// Drives a machine to its end. `cancel_at`: a cancellation arrives while the answer to that
+/// request, counted from 0, is on its way.
+template <typename Machine>
+void
+drive(connection &over, Machine &machine, unsigned cancel_at = never)
+{
+	pglock::connection_ref to = over;
+
+	for (unsigned step = 0; auto asked = machine.next(); step++)
+	{
+		if (step == cancel_at)
+			machine.cancel();
+		try
+		{
+			machine.succeeded(to.execute(asked->what().text, asked->values()));
+		}
+		catch (const pglock::error &failure)
+		{
+			if (!machine.recovers(failure))
+				throw;
+		}
+	}
+}
 } // namespace fake

@@ -34,7 +34,7 @@ const std::string roll_back_to = "ROLLBACK TO SAVEPOINT pglock_wait";
 const std::string drop = "RELEASE SAVEPOINT pglock_wait";
 
 /// Never: no such step.
-constexpr unsigned never = 1000;
+using fake::never;
 
 class LeaseProtocol : public testing::Test
 {
@@ -50,22 +50,7 @@ class LeaseProtocol : public testing::Test
 		lease = std::make_shared<lease_state>("a", 0, options);
 
 		lease_acquisition machine(lease, session_link(connection), options, true);
-		pglock::connection_ref to = connection;
-
-		for (unsigned step = 0; auto asked = machine.next(); step++)
-		{
-			if (step == cancel_at)
-				machine.cancel();
-			try
-			{
-				machine.succeeded(to.execute(asked->what().text, asked->values()));
-			}
-			catch (const pglock::error &failure)
-			{
-				if (!machine.recovers(failure))
-					throw;
-			}
-		}
+		fake::drive(connection, machine, cancel_at);
 		return machine.result();
 	}
 

@@ -44,7 +44,7 @@ acquire(const std::string &scope)
 }
 
 /// Never: no such step.
-constexpr unsigned never = 1000;
+using fake::never;
 
 class Protocol : public testing::Test
 {
@@ -57,29 +57,11 @@ class Protocol : public testing::Test
 		return connection.memory.session()->holds.size();
 	}
 
-	/// Drives a machine to its end. `cancel_at`: a cancellation arrives while the answer to that
-	/// request, counted from 0, is on its way.
 	template <typename Machine>
 	void
 	drive(Machine &machine, unsigned cancel_at = never)
 	{
-		pglock::connection_ref to = connection;
-
-		for (unsigned step = 0; auto asked = machine.next(); step++)
-		{
-			if constexpr (std::is_same_v<Machine, acquisition>)
-				if (step == cancel_at)
-					machine.cancel();
-			try
-			{
-				machine.succeeded(to.execute(asked->what().text, asked->values()));
-			}
-			catch (const pglock::error &failure)
-			{
-				if (!machine.recovers(failure))
-					throw;
-			}
-		}
+		fake::drive(connection, machine, cancel_at);
 	}
 
 	outcome

@@ -78,6 +78,14 @@ struct async_connection
 		interruption.wake();
 	}
 
+	/// For what does not end with its session, see session_link.
+	void
+	follow_session() noexcept
+	{
+		if (operations == 0)
+			link.follow();
+	}
+
 	/// To be called before a statement is sent, by who has the use of it.
 	void
 	open_channel()

@@ -138,9 +138,7 @@ auto
 start_lease_question(const std::shared_ptr<async_connection> &of, const lease &about, Token &&token,
 					 Limit... limit)
 {
-	// a lease does not end with its session
-	if (of->operations == 0)
-		of->link.follow();
+	of->follow_session();
 	return start<Machine>(of, std::forward<Token>(token), std::mem_fn(&Machine::result),
 						  about.state(), of->link, limit...);
 }
@@ -149,8 +147,7 @@ template <typename Token>
 auto
 start_lease_check(const std::shared_ptr<async_connection> &of, const lease &about, Token &&token)
 {
-	if (of->operations == 0)
-		of->link.follow();
+	of->follow_session();
 	return start<lease_check>(of, std::forward<Token>(token), &throw_unless_checked, about.state(),
 							  of->link);
 }
@@ -161,8 +158,7 @@ start_lease_restitution(const std::shared_ptr<async_held_lease> &of, bool after_
 						Token &&token,
 						asio::cancellation_type asked = asio::cancellation_type::none)
 {
-	if (of->operations == 0)
-		of->link.follow();
+	of->follow_session();
 	return start_cancelled<lease_restitution>(of, asked, std::forward<Token>(token),
 											  std::mem_fn(&lease_restitution::result), of->held,
 											  after_error);

@@ -232,4 +232,49 @@ template <typename Wanted> class cancellable_wait
 	transaction_status status_ = transaction_status::idle;
 	std::optional<request> asked_;
 };
+
+/// A machine that waits for what is wanted, as a driver of machines sees it.
+template <typename Wanted> class interruptible
+{
+  public:
+	using outcome = wait_outcome;
+
+	interruptible(const interruptible &) = delete;
+	interruptible &operator=(const interruptible &) = delete;
+
+	void
+	cancel() noexcept
+	{
+		wait_.cancel();
+	}
+
+	/// See there.
+	void
+	disturbed() noexcept
+	{
+		wait_.disturbed();
+	}
+
+	/// May the answer take so long that a cancellation should interrupt the server?
+	[[nodiscard]] bool
+	is_waiting() const noexcept
+	{
+		return wait_.is_waiting();
+	}
+
+	[[nodiscard]] bool
+	wants_interruption() const noexcept
+	{
+		return wait_.is_cancelled() && is_waiting();
+	}
+
+  protected:
+	interruptible(Wanted &wanted, const wait_time &time) noexcept : wait_(wanted, time)
+	{
+	}
+
+	~interruptible() = default;
+
+	cancellable_wait<Wanted> wait_;
+};
 } // namespace pglock::detail

@@ -74,21 +74,17 @@ class wanted_lease
 
 /// Takes a lease. What the wait for it has taken is missing from its deadline, so it is then
 /// renewed. If that fails, the lease is held all the same, and somebody has to know of it.
-class lease_acquisition
+class lease_acquisition : public interruptible<wanted_lease>
 {
   public:
-	using outcome = wait_outcome;
 	using clock = lease_state::clock;
 
 	lease_acquisition(std::shared_ptr<lease_state> lease, session_link over,
 					  const lease_options &options, bool may_be_cancelled)
-		: lease_(std::move(lease)), over_(std::move(over)), timeout_(options.timeout),
-		  wanted_(lease_, options), wait_(wanted_, timeout_), may_be_cancelled_(may_be_cancelled)
+		: interruptible(wanted_, options.timeout), lease_(std::move(lease)), over_(std::move(over)),
+		  timeout_(options.timeout), wanted_(lease_, options), may_be_cancelled_(may_be_cancelled)
 	{
 	}
-
-	lease_acquisition(const lease_acquisition &) = delete;
-	lease_acquisition &operator=(const lease_acquisition &) = delete;
 
 	[[nodiscard]] std::optional<request>
 	next()
@@ -137,31 +133,6 @@ class lease_acquisition
 		if (step_ == step::wait)
 			return wait_.recovers(failure);
 		return std::exchange(step_, step::done) == step::renewal && !wait_.is_cancelled();
-	}
-
-	void
-	cancel() noexcept
-	{
-		wait_.cancel();
-	}
-
-	/// See cancellable_wait.
-	void
-	disturbed() noexcept
-	{
-		wait_.disturbed();
-	}
-
-	[[nodiscard]] bool
-	is_waiting() const noexcept
-	{
-		return step_ == step::wait && wait_.is_waiting();
-	}
-
-	[[nodiscard]] bool
-	wants_interruption() const noexcept
-	{
-		return wait_.is_cancelled() && is_waiting();
 	}
 
 	/// By when the answer has to be there.
@@ -236,7 +207,6 @@ class lease_acquisition
 	session_link over_;
 	wait_time timeout_;
 	wanted_lease wanted_;
-	cancellable_wait<wanted_lease> wait_;
 	bool may_be_cancelled_;
 	bool is_given_back_ = false;
 	step step_ = step::begin;

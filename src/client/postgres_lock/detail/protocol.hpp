@@ -52,17 +52,12 @@ struct uninterruptible
 
 /// Takes a level, and can be cancelled at any step, see cancellable_wait.hpp. An exclusive lock
 /// that the object holds is not taken again.
-class acquisition
+class acquisition : public interruptible<hold>
 {
   public:
-	using outcome = wait_outcome;
-
-	acquisition(hold &wanted, const wait_time &time) : hold_(wanted), wait_(wanted, time)
+	acquisition(hold &wanted, const wait_time &time) : interruptible(wanted, time), hold_(wanted)
 	{
 	}
-
-	acquisition(const acquisition &) = delete;
-	acquisition &operator=(const acquisition &) = delete;
 
 	~acquisition()
 	{
@@ -113,32 +108,6 @@ class acquisition
 			step_ = step::done;
 		}
 		return false;
-	}
-
-	void
-	cancel() noexcept
-	{
-		wait_.cancel();
-	}
-
-	/// See there.
-	void
-	disturbed() noexcept
-	{
-		wait_.disturbed();
-	}
-
-	/// May the answer take so long that a cancellation should interrupt the server?
-	[[nodiscard]] bool
-	is_waiting() const noexcept
-	{
-		return step_ == step::wait && wait_.is_waiting();
-	}
-
-	[[nodiscard]] bool
-	wants_interruption() const noexcept
-	{
-		return wait_.is_cancelled() && is_waiting();
 	}
 
 	[[nodiscard]] deadline
@@ -260,7 +229,6 @@ class acquisition
 	}
 
 	hold &hold_;
-	cancellable_wait<hold> wait_;
 	bool is_entered_ = false;
 	step step_ = step::owed_releases;
 	transaction_status status_ = transaction_status::idle;
