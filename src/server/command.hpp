@@ -23,8 +23,10 @@ using id = int64;
 /* To be called when a statement begins that may be the client's own. May raise 53200. */
 void begin();
 
-/* To be called before something is taken: the running statement may have loaded the library. May
- * raise 53200. */
+/*
+ * To be called before something is taken: the running statement may have loaded the library. May
+ * raise 53200.
+ */
 void expect_taking();
 
 /* The command that runs, which takes something. Never raises. */

@@ -142,7 +142,8 @@ foreach (
 }
 
 # A client's session ends, or is cleaned, with the client.
-nothing_is_held('what clients held that have gone') if $holder->query_safe("SELECT pglock.release('k')");
+is($holder->query_safe("SELECT pglock.release('k')"), 't', 'the holder releases its lock');
+nothing_is_held('what clients held that have gone');
 is(visit("SELECT pglock.acquire('kept'); SELECT pglock.held('kept')"), "t\nt", 'a client has one session as long as it is there');
 nothing_is_held('... which is cleaned when it goes');
 
