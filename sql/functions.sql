@@ -21,7 +21,8 @@ SELECT prokind AS kind, proname AS name, pg_get_function_arguments(oid) AS argum
 FROM ours
 ORDER BY proname COLLATE "C", pg_get_function_arguments(oid) COLLATE "C";
 
--- volatility and the parallel mark of the functions; only lock_id may be folded, or skipped for NULL
+-- volatility and the parallel mark of the functions; only lock_id and
+-- server_of may be folded, or skipped for NULL
 SELECT provolatile AS volatile, proparallel AS parallel, proisstrict AS strict,
        string_agg(DISTINCT proname::text, ' ' ORDER BY proname::text) AS functions
 FROM ours WHERE prokind = 'f'

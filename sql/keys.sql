@@ -51,6 +51,28 @@ SELECT pglock.lock_id(NULL::text), pglock.lock_id(NULL::bigint), pglock.lock_id(
 SELECT pglock.lock_id(5.0);
 \unset VERBOSITY
 
+-- which of so many servers has a key: with what clients are tested, too
+CREATE TABLE vectors (key text, lock_id bigint, servers integer, server integer);
+\copy vectors FROM PROGRAM 'cat "$PG_ABS_SRCDIR"/test/server_of.tsv' WITH (HEADER)
+SELECT count(*), count(DISTINCT key) AS keys, min(servers) AS least, max(servers) AS most,
+       bool_and(pglock.lock_id(key) = lock_id) AS ids,
+       bool_and(pglock.server_of(key, servers) = server) AS servers
+FROM vectors;
+SELECT key FROM vectors
+WHERE pglock.lock_id(key) <> lock_id OR pglock.server_of(key, servers) <> server;
+SELECT pglock.server_of(5, 16) = pglock.server_of('5', 16) AS bigint,
+       pglock.server_of((-9223372036854775808)::bigint, 16) = 13 AS least,
+       pglock.server_of('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'::uuid, 16) = 9 AS uuid,
+       pglock.server_of('a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 16) = 9 AS text;
+-- a power of two takes the low bits of the id; each server has its share of keys
+SELECT bool_and(pglock.server_of(i, 8) = pglock.lock_id(i) & 7) AS low_bits FROM generate_series(1, 999) AS i;
+SELECT bool_and(keys BETWEEN 1900 AND 2100) AS even
+FROM (SELECT count(*) AS keys FROM generate_series(1, 10000) AS i GROUP BY pglock.server_of('order:' || i, 5)) AS counts;
+SELECT pglock.server_of(NULL::text, 4), pglock.server_of('x', NULL), pglock.server_of(NULL::bigint, 4),
+       pglock.server_of(NULL::uuid, 4);
+SELECT pglock.server_of('x', 0);
+SELECT pglock.server_of('x', -4);
+
 -- every function takes the three types, and they meet
 SELECT pglock.acquire(42), pglock.try('42'), pglock.acquire('42', shared => true);
 SELECT pglock.held(42) AS bigint, pglock.held('42') AS text, pglock.held(42::smallint) AS smallint;

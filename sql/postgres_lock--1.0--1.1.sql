@@ -156,6 +156,30 @@ DROP FUNCTION lock_status_of_1_0();
 DROP FUNCTION contention_status_of_1_0();
 
 --
+-- Keys on many servers
+--
+
+CREATE FUNCTION server_of(key text, servers integer) RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_server_of_text' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION server_of(text, servers integer) IS
+'Which of so many servers, counted from 0, has the locks, slots and leases of a key: lock_id(key) %
+servers. Clients that choose a server by this rule agree. NULL for NULL. Error: 22023 for less than 1
+server.';
+
+CREATE FUNCTION server_of(key bigint, servers integer) RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_server_of_bigint' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION server_of(bigint, servers integer) IS
+'As server_of(text, ...), for the text of the bigint.';
+
+CREATE FUNCTION server_of(key uuid, servers integer) RETURNS integer
+AS 'MODULE_PATHNAME', 'pglock_server_of_uuid' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION server_of(uuid, servers integer) IS
+'As server_of(text, ...), for the text of the uuid.';
+
+--
 -- Slots
 --
 

@@ -1,8 +1,8 @@
 /*
  * functions.cpp: the functions and procedures that SQL sees.
  *
- * They check and decode their arguments, call one function, and return. None is STRICT but lock_id:
- * a NULL answer to a NULL argument would look like an answer.
+ * They check and decode their arguments, call one function, and return. None is STRICT but lock_id
+ * and server_of: a NULL answer to a NULL argument would look like an answer.
  */
 #include "acquire.hpp"
 #include "arguments.hpp"
@@ -114,6 +114,20 @@ release_held(const lock_key &key, std::optional<mode> only)
 	return release(key, only);
 }
 
+/* (key, servers); clients compute the same */
+int32
+server_of(FunctionCallInfo fcinfo, const lock_key &key)
+{
+	int32 servers = PG_GETARG_INT32(1);
+
+	if (servers < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid servers: %d", servers),
+				 errdetail("The number of servers must be between 1 and %d.", PG_INT32_MAX)));
+	/* the id of a name is never negative */
+	return static_cast<int32>(key.lock_id % servers);
+}
+
 Datum
 reset_contention()
 {
@@ -215,6 +229,7 @@ PGLOCK_KEY_FUNCTIONS(is_free, BoolGetDatum(is_free(key)))
 PGLOCK_KEY_FUNCTIONS(holders, holders(fcinfo, key))
 PGLOCK_KEY_FUNCTIONS(token, Int64GetDatum(token(key)))
 PGLOCK_KEY_FUNCTIONS(lock_id, Int64GetDatum(key.lock_id))
+PGLOCK_KEY_FUNCTIONS(server_of, Int32GetDatum(server_of(fcinfo, key)))
 
 PGLOCK_FUNCTION(acquire_all,
 				BoolGetDatum(acquire_all(text_keys(fcinfo), request_arguments(fcinfo))))
