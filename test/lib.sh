@@ -372,11 +372,14 @@ update_lists() {
 	lists_updated=yes
 }
 
-# apt-get without questions. The server's package makes a cluster when it is installed, and starts
-# it: nobody asked for that, so its scripts find a pg_createcluster that does nothing.
+# apt-get without questions. Packages of servers make a cluster when they are installed, start it, and have it
+# started whenever the machine is: nobody asked for that, so their scripts find programs that do nothing.
 apt_get() {
+	local name
 	mkdir -p "$work/apt"
-	ln -sf /bin/true "$work/apt/pg_createcluster"
+	for name in pg_createcluster invoke-rc.d update-rc.d deb-systemd-invoke deb-systemd-helper; do
+		ln -sf /bin/true "$work/apt/$name"
+	done
 	chmod 755 "$work" "$work/apt"
 	# one at a time: its locks are not all waited for
 	as_root flock /var/lib/dpkg env DEBIAN_FRONTEND=noninteractive TMPDIR=/tmp apt-get -qq -y -o APT::Get::Show-Versions=0 \

@@ -1,0 +1,304 @@
+// What locks cost, side by side: the same work with PostgreSQL's advisory locks, with what this
+// project adds, and with the locks of Redis, MariaDB and etcd. They take turns, in rounds.
+//
+// Before that each of them has to show that it excludes: clients read a row and write it back with
+// 1 more, and no update may get lost. A control without a lock shows that this would be noticed.
+// All through the measurements it is counted how often a client gets a lock that another one has,
+// and whether the row has been updated as often as it should have.
+//
+// See test/peers.sh, which starts the servers and passes the options.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <list>
+#include <map>
+#include <mysql.h>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "measure.hpp"
+#include "network.hpp"
+#include "peers.hpp"
+#include "row.hpp"
+
+namespace
+{
+using nlohmann::json;
+using seconds = std::chrono::duration<double>;
+
+/// One comparison: whoever takes part does the same under the same circumstances.
+struct comparison
+{
+	std::string name;
+	::task task;
+	bool synchronous_commit = true;
+	int delay_us = 0;
+};
+
+/// Locks alone don't depend on synchronous_commit: those of sessions write nothing, and leases wait
+/// for the disk at any rate.
+std::vector<comparison>
+comparisons(const std::vector<int> &delays)
+{
+	std::vector<comparison> all;
+
+	for (int delay : delays)
+	{
+		for (int clients : {1, 4})
+			all.push_back({"alone", {false, clients, work::nothing}, true, delay});
+		for (int clients : {4, 32})
+			all.push_back({"one key", {true, clients, work::nothing}, true, delay});
+		for (bool synchronous_commit : {false, true})
+			for (int clients : {1, 4, 16})
+				all.push_back({"update", {true, clients, work::update}, synchronous_commit, delay});
+	}
+	return all;
+}
+
+double
+quantile(std::vector<double> &values, double share)
+{
+	auto nth = values.begin() +
+			   static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1) + 0.5);
+
+	std::nth_element(values.begin(), nth, values.end());
+	return *nth;
+}
+
+double
+median(std::vector<double> values)
+{
+	return quantile(values, 0.5);
+}
+
+/// The servers as they are seen over a network of so many microseconds each way.
+class internet
+{
+  public:
+	internet(const std::map<std::string, std::uint16_t> &servers, int delay_us)
+	{
+		for (const auto &[name, port] : servers)
+			ports_[name] =
+				delay_us == 0
+					? port
+					: networks_.emplace_back(port, std::chrono::microseconds(delay_us)).port();
+	}
+
+	[[nodiscard]] const std::map<std::string, std::uint16_t> &
+	ports() const noexcept
+	{
+		return ports_;
+	}
+
+  private:
+	std::list<network> networks_;
+	std::map<std::string, std::uint16_t> ports_;
+};
+
+/// What a peer has got done in the rounds of a comparison.
+struct record
+{
+	std::vector<double> rates;
+	std::vector<double> waits;
+};
+
+class trial
+{
+  public:
+	trial(std::map<std::string, std::uint16_t> servers, seconds time, int rounds)
+		: servers_(std::move(servers)), time_(time), rounds_(rounds), row_({servers_, true})
+	{
+		peers_ = postgres_peers();
+		for (peer &each : redis_peers())
+			peers_.push_back(std::move(each));
+		peers_.push_back(mariadb_peer());
+		peers_.push_back(etcd_peer());
+	}
+
+	/// Throws if one doesn't exclude, or if that would not be noticed.
+	void
+	check()
+	{
+		auto lost = [&](const peer &peer, seconds time) {
+			std::int64_t before = row_.value(shared_key);
+			figures seen = measure(
+				[&] {
+					return peer.connect({servers_, false});
+				},
+				{true, 4, work::read_and_write}, time);
+
+			return std::pair(seen.cycles - (row_.value(shared_key) - before), seen.overlaps);
+		};
+
+		std::printf("%-16s %12s %8s\n", "4 clients", "lost updates", "overlaps");
+		for (const peer &peer : peers_)
+		{
+			auto [updates, overlaps] = lost(peer, time_);
+
+			std::printf("%-16s %12lld %8lld\n", peer.name.c_str(), static_cast<long long>(updates),
+						static_cast<long long>(overlaps));
+			if (updates != 0 || overlaps != 0)
+				throw std::runtime_error(peer.name + " does not exclude");
+		}
+		for (int attempt = 0;; attempt++)
+		{
+			auto [updates, overlaps] = lost(no_lock(), time_);
+
+			if (updates > 0 && overlaps > 0)
+			{
+				std::printf("%-16s %12lld %8lld\n", "no lock", static_cast<long long>(updates),
+							static_cast<long long>(overlaps));
+				break;
+			}
+			if (attempt == 50)
+				throw std::runtime_error("nobody would notice if a lock did not exclude");
+		}
+	}
+
+	json
+	compare(const comparison &compared)
+	{
+		internet network(servers_, compared.delay_us);
+		places places{network.ports(), compared.synchronous_commit};
+		std::vector<const peer *> taking_part;
+		std::map<const peer *, record> records;
+
+		for (const peer &peer : peers_)
+			if (!peer.needs_work || compared.task.work != work::nothing)
+				taking_part.push_back(&peer);
+		for (int round = 0; round < rounds_; round++)
+		{
+			for (const peer *peer : taking_part)
+				run(*peer, places, compared.task, records[peer]);
+			// who was first is last
+			std::reverse(taking_part.begin(), taking_part.end());
+		}
+		if (rounds_ % 2 == 1)
+			std::reverse(taking_part.begin(), taking_part.end());
+
+		json rows = json::array();
+
+		for (const peer *peer : taking_part)
+			rows.push_back(
+				summary(compared, peer->name, records[peer], records[taking_part.front()]));
+		return rows;
+	}
+
+  private:
+	void
+	run(const peer &peer, const places &places, const task &task, record &record)
+	{
+		std::int64_t before = row_.value(shared_key);
+		figures seen = measure([&] { return peer.connect(places); }, task, time_);
+		std::int64_t updates = row_.value(shared_key) - before;
+
+		if (seen.overlaps != 0)
+			throw std::runtime_error(peer.name + ": two clients had the lock at a time");
+		if (updates != (task.work == work::nothing ? 0 : seen.cycles))
+			throw std::runtime_error(peer.name + ": the row was not updated once a cycle");
+		record.rates.push_back(seen.rate);
+		record.waits.insert(record.waits.end(), seen.waits.begin(), seen.waits.end());
+	}
+
+	json
+	summary(const comparison &compared, const std::string &name, record &ours,
+			const record &builtin) const
+	{
+		std::vector<double> ratios;
+
+		for (std::size_t round = 0; round < ours.rates.size(); round++)
+			ratios.push_back(ours.rates[round] / builtin.rates[round]);
+
+		json row{{"case", compared.name},
+				 {"clients", compared.task.clients},
+				 {"synchronous_commit", compared.synchronous_commit},
+				 {"delay_us", compared.delay_us},
+				 {"peer", name},
+				 {"rates", ours.rates},
+				 {"rate", median(ours.rates)},
+				 {"to_builtin", median(ratios)},
+				 {"p50_ms", nullptr},
+				 {"p99_ms", nullptr}};
+
+		if (!ours.waits.empty())
+		{
+			row["p50_ms"] = quantile(ours.waits, 0.5);
+			row["p99_ms"] = quantile(ours.waits, 0.99);
+		}
+		return row;
+	}
+
+	std::map<std::string, std::uint16_t> servers_;
+	seconds time_;
+	int rounds_;
+	row row_;
+	std::vector<peer> peers_;
+};
+
+void
+print(const comparison &compared, const json &rows)
+{
+	auto number = [](const json &value) {
+		std::array<char, 32> text{"-"};
+
+		if (!value.is_null())
+			std::snprintf(text.data(), text.size(), "%.3f", value.get<double>());
+		return std::string(text.data());
+	};
+
+	std::printf("\n%s, %d client(s), network %d us, synchronous_commit %s\n", compared.name.c_str(),
+				compared.task.clients, compared.delay_us,
+				compared.synchronous_commit ? "on" : "off");
+	std::printf("%-16s %10s %10s %10s %12s\n", "", "cycles/s", "p50 ms", "p99 ms", "to built-in");
+	for (const json &row : rows)
+		std::printf("%-16s %10.0f %10s %10s %12.2f\n", row["peer"].get<std::string>().c_str(),
+					row["rate"].get<double>(), number(row["p50_ms"]).c_str(),
+					number(row["p99_ms"]).c_str(), row["to_builtin"].get<double>());
+	std::fflush(stdout);
+}
+} // namespace
+
+int
+main(int argc, char **argv)
+try
+{
+	CLI::App options("Compares locks; see test/peers.sh");
+	std::map<std::string, std::uint16_t> servers;
+	std::map<std::string, std::string> about;
+	std::vector<int> delays{0, 100, 1000};
+	double time = 0.5;
+	int rounds = 5;
+	std::string output;
+
+	options.add_option("--server", servers, "NAME PORT of a server")->required();
+	options.add_option("--about", about, "NAME TEXT for the results");
+	options.add_option("--network", delays, "delays each way, in microseconds");
+	options.add_option("--seconds", time, "how long each turn takes");
+	options.add_option("--rounds", rounds, "how many turns each of them has");
+	options.add_option("--output", output, "the results, a file in JSON")->required();
+	CLI11_PARSE(options, argc, argv);
+
+	mysql_library_init(0, nullptr, nullptr);
+
+	trial trial(servers, seconds(time), rounds);
+	json results{{"about", about}, {"seconds", time}, {"rounds", rounds}, {"rows", json::array()}};
+
+	trial.check();
+	for (const comparison &compared : comparisons(delays))
+	{
+		json rows = trial.compare(compared);
+
+		print(compared, rows);
+		results["rows"].insert(results["rows"].end(), rows.begin(), rows.end());
+	}
+	std::ofstream(output) << results.dump(1, '\t') << '\n';
+}
+catch (const std::exception &failure)
+{
+	std::fprintf(stderr, "%s\n", failure.what());
+	return 1;
+}
