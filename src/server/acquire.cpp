@@ -7,6 +7,7 @@
 #include "acquire.hpp"
 
 #include "compat.hpp"
+#include "confirmation.hpp"
 #include "context.hpp"
 #include "deadline.hpp"
 #include "holders.hpp"
@@ -193,6 +194,15 @@ undo_all(std::span<const lock_key> keys, const request &how)
 		holds::undo(key, how.mode, how.scope);
 }
 
+/* For an error that is passed on. */
+void
+undo_failed(std::span<const lock_key> keys, const request &how)
+{
+	/* levels of transaction scope go with the transaction, or with its subtransaction */
+	if (how.scope == scope::session)
+		undo_all(keys, how);
+}
+
 /* Sorts by lock id, so that all who take several locks do it in one order; drops repeated ones. */
 std::span<lock_key>
 in_order(std::span<lock_key> keys)
@@ -234,11 +244,35 @@ raise_timeout(const lock_key &key)
 					errhint("%s", hint_at_parties(key))));
 }
 
+void
+confirm(std::span<const lock_key> keys, const request &how)
+{
+	if (settings::synchronous_acquire == confirmation::off)
+		return;
+	PG_TRY();
+	{
+		confirmation::await(keys.size() == 1
+								? psprintf("the acquisition of %s", describe_in_full(keys[0]))
+								: psprintf("the acquisition of %zu locks", keys.size()),
+							how.deadline);
+		manager::check_client_is_there();
+	}
+	PG_CATCH();
+	{
+		undo_failed(keys, how);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 bool
 acquire(const lock_key &key, const request &how)
 {
 	check_may_acquire(key, how);
-	return take_or_wait(key, how);
+	if (!take_or_wait(key, how))
+		return false;
+	confirm({&key, 1}, how);
+	return true;
 }
 
 bool
@@ -257,32 +291,35 @@ acquire_all(std::span<lock_key> keys, const request &how)
 	}
 	PG_CATCH();
 	{
-		/* levels of transaction scope go with the transaction, or with its subtransaction */
-		if (how.scope == scope::session)
-			undo_all(keys.first(taken), how);
+		undo_failed(keys.first(taken), how);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 
-	if (taken == keys.size())
-		return true;
-	undo_all(keys.first(taken), how);
-	return false;
+	if (taken < keys.size())
+	{
+		undo_all(keys.first(taken), how);
+		return false;
+	}
+	confirm(keys, how);
+	return true;
 }
 
 void
 lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 {
 	check_may_acquire(key, how);
-	if (take(key, how))
-		return;
-	if (how.deadline != deadline::at_once)
+
+	bool is_taken = take(key, how);
+
+	if (!is_taken && how.deadline != deadline::at_once)
 	{
 		get_ready_to_wait("lock", key, how, call);
-		if (wait(key, how))
-			return;
+		is_taken = wait(key, how);
 	}
-	raise_timeout(key);
+	if (!is_taken)
+		raise_timeout(key);
+	confirm({&key, 1}, how);
 }
 
 bool

@@ -32,6 +32,12 @@ void get_ready_to_wait(const char *noun, const lock_key &key, const request &how
 /* Raises 55P03: a lock, or any slot of a key, was not to be had in time. */
 [[noreturn]] void raise_timeout(const lock_key &key);
 
+/*
+ * Has it confirmed, if pglock.synchronous_acquire says so, that this server is the primary still
+ * after the locks were taken, or gives them back and raises why not; see confirmation.hpp.
+ */
+void confirm(std::span<const lock_key> keys, const request &how);
+
 /* Takes a lock. False: it was not to be had in time, and nothing was taken. */
 bool acquire(const lock_key &key, const request &how);
 

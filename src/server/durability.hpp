@@ -7,6 +7,12 @@
 
 namespace pglock::durability
 {
+/* Are there synchronous standbys to wait for. */
+bool has_standbys();
+
+/* Have synchronous standbys, as many as are wanted, confirmed the log up to there. */
+bool is_confirmed(XLogRecPtr logged_up_to);
+
 /* Would this session have to wait for synchronous standbys to confirm the log up to there. */
 bool waits_for_standbys(XLogRecPtr logged_up_to);
 
@@ -16,4 +22,7 @@ bool waits_for_standbys(XLogRecPtr logged_up_to);
  * to be made durable.
  */
 void await(XLogRecPtr logged_up_to, const char *what);
+
+/* The same, until `deadline` at the latest: false if that has passed before. */
+bool await_until(XLogRecPtr logged_up_to, const char *what, TimestampTz deadline);
 } // namespace pglock::durability

@@ -7,6 +7,7 @@
 #include "module.hpp"
 
 #include "compat.hpp"
+#include "confirmation.hpp"
 #include "shared.hpp"
 #include "watch.hpp"
 
@@ -21,11 +22,20 @@ namespace pglock::settings
 bool warnings = true;
 bool session_scope = true;
 bool allow_on_standby = false;
+int synchronous_acquire = confirmation::off;
 int max_holds = 0;
 int max_contended_keys = 1000;
 int lease_grace = 0;
 int lease_retention = SECS_PER_DAY;
 int token_margin = SECS_PER_MINUTE;
+
+static const config_enum_entry synchronous_acquire_values[] = {
+	{"off", confirmation::off, false},		 {"on", confirmation::on, false},
+	{"strict", confirmation::strict, false}, {"false", confirmation::off, true},
+	{"no", confirmation::off, true},		 {"0", confirmation::off, true},
+	{"true", confirmation::on, true},		 {"yes", confirmation::on, true},
+	{"1", confirmation::on, true},			 {nullptr, 0, false},
+};
 
 static void
 define()
@@ -41,6 +51,12 @@ define()
 							 "Allows locks to be taken on a hot standby.",
 							 "Such a lock excludes sessions of that standby only.",
 							 &allow_on_standby, false, PGC_USERSET, 0, nullptr, nullptr, nullptr);
+	DefineCustomEnumVariable("pglock.synchronous_acquire",
+							 "Sets whether acquiring a lock waits for synchronous standbys.",
+							 "Then a server that goes on beside a promoted standby gives out no "
+							 "locks.",
+							 &synchronous_acquire, confirmation::off, synchronous_acquire_values,
+							 PGC_USERSET, 0, nullptr, nullptr, nullptr);
 	DefineCustomIntVariable("pglock.max_holds",
 							"Sets how many different locks a session may hold through pglock.",
 							"Zero means no limit.", &max_holds, 0, 0, INT_MAX, PGC_SUSET, 0,

@@ -147,6 +147,14 @@ wait(const wanted &w)
 	naming.end();
 	return slot;
 }
+
+void
+confirm(const wanted &w, int32 number)
+{
+	lock_key slot = w.key.with(number);
+
+	pglock::confirm({&slot, 1}, w.how);
+}
 } // namespace
 
 int32
@@ -158,11 +166,15 @@ acquire(const lock_key &key, int32 slots, const request &how)
 
 	int32 slot = take_at_once(w);
 
-	if (slot != 0 || how.deadline == deadline::at_once)
-		return slot;
-	check_others_hold_some(w);
-	waiting::warn_of_old_snapshot("slot", key);
-	return wait(w);
+	if (slot == 0 && how.deadline != deadline::at_once)
+	{
+		check_others_hold_some(w);
+		waiting::warn_of_old_snapshot("slot", key);
+		slot = wait(w);
+	}
+	if (slot != 0)
+		confirm(w, slot);
+	return slot;
 }
 
 int32
@@ -182,6 +194,7 @@ acquire_or_raise(const lock_key &key, int32 slots, const request &how, FunctionC
 	}
 	if (slot == 0)
 		raise_timeout(key.with(any_slot));
+	confirm(w, slot);
 	return slot;
 }
 } // namespace pglock::slots
