@@ -75,6 +75,10 @@ using deadline = std::optional<std::chrono::steady_clock::time_point>;
 /// `command_control control(T &)`: for another thread, which ends a wait when stop is requested,
 /// see `options::stop`. Otherwise locks on the connection refuse that option.
 ///
+/// `int socket(T &) noexcept`: the socket of the connection, whose end tells of that of the
+/// session, see `guard::stop_token()`. Otherwise locks on the connection refuse that. It is not
+/// read from.
+///
 /// `scope default_scope(T &) noexcept`: otherwise `scope::session`.
 ///
 /// `session_memory &memory(T &)`: a member of the connection. It lets locks know when the
@@ -150,6 +154,15 @@ concept has_control = requires(T &connection)
 };
 
 template <typename Traits, typename T>
+concept has_socket = requires(T &connection)
+{
+	{
+		Traits::socket(connection)
+	}
+	noexcept->std::same_as<int>;
+};
+
+template <typename Traits, typename T>
 concept has_default_scope = requires(T &connection)
 {
 	{
@@ -206,6 +219,8 @@ struct operations
 	void (*keep_alive)(void *) noexcept;
 	/// null if the library can't
 	command_control (*control)(void *);
+	/// null if the library can't
+	int (*socket)(void *) noexcept;
 	scope (*default_scope)(void *) noexcept;
 	std::shared_ptr<session> (*session_of)(void *);
 	/// null if nothing can be prepared
@@ -252,6 +267,10 @@ make_operations() noexcept
 	if constexpr (has_control<Traits, T>)
 		made.control = [](void *connection) {
 			return Traits::control(*static_cast<T *>(connection));
+		};
+	if constexpr (has_socket<Traits, T>)
+		made.socket = [](void *connection) noexcept {
+			return Traits::socket(*static_cast<T *>(connection));
 		};
 	made.default_scope = []([[maybe_unused]] void *connection) noexcept {
 		if constexpr (has_default_scope<Traits, T>)
@@ -399,6 +418,18 @@ class connection_ref
 	control() const
 	{
 		return operations_->control(connection_);
+	}
+
+	[[nodiscard]] bool
+	has_socket() const noexcept
+	{
+		return operations_->socket != nullptr;
+	}
+
+	[[nodiscard]] int
+	socket() const noexcept
+	{
+		return operations_->socket(connection_);
 	}
 
 	[[nodiscard]] scope

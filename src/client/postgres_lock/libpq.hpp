@@ -232,6 +232,12 @@ template <> struct connection_traits<PGconn>
 				[socket = PQsocket(&connection)] { ::shutdown(socket, SHUT_RDWR); }};
 	}
 
+	static int
+	socket(PGconn &connection) noexcept
+	{
+		return PQsocket(&connection);
+	}
+
 	static session_memory &
 	memory(PGconn &connection)
 	{

@@ -12,6 +12,11 @@
 #include <stdexcept>
 #include <utility>
 #include <vector>
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <stop_token>
+#endif
 
 #include "connection.hpp"
 #include "detail/blocking_hold.hpp"
@@ -140,6 +145,20 @@ class lock
 		return hold_.lost();
 	}
 
+#if defined(__cpp_lib_jthread)
+	/// Stop is requested of it when the session ends, and the lock with it, also while this thread
+	/// does something else: by a thread of the library, which waits at the socket from the first
+	/// call on, as long as this object lives. What is registered as a `std::stop_callback` runs in
+	/// that thread. What `lost()` can't see it can't see either, nor does it hear of the end of a
+	/// transaction. Throws `std::system_error` if there can't be a thread, or the three files that
+	/// it needs, and `std::logic_error` if the connection has no socket, see `connection_traits`.
+	[[nodiscard]] std::stop_token
+	stop_token()
+	{
+		return hold_.stop_token();
+	}
+#endif
+
   private:
 	[[nodiscard]] bool
 	take(const detail::wait_time &time)
@@ -233,6 +252,15 @@ class [[nodiscard]] guard
 		return hold_.get() && hold_.get()->lost();
 	}
 
+#if defined(__cpp_lib_jthread)
+	/// See `lock::stop_token()`.
+	[[nodiscard]] std::stop_token
+	stop_token()
+	{
+		return held().stop_token();
+	}
+#endif
+
   protected:
 	/// Takes nothing yet.
 	explicit guard(std::unique_ptr<detail::blocking_hold> wanted) : hold_(std::move(wanted))
@@ -287,6 +315,9 @@ class [[nodiscard]] slot_guard : guard
 
 	using guard::locked;
 	using guard::lost;
+#if defined(__cpp_lib_jthread)
+	using guard::stop_token;
+#endif
 	using guard::unlock;
 };
 
@@ -359,6 +390,15 @@ class mutex
 	{
 		return hold_.lost();
 	}
+
+#if defined(__cpp_lib_jthread)
+	/// See `lock::stop_token()`.
+	[[nodiscard]] std::stop_token
+	stop_token()
+	{
+		return hold_.stop_token();
+	}
+#endif
 
   private:
 	[[nodiscard]] detail::blocking_hold &

@@ -194,6 +194,12 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 				[&connection] { detail::close_socket(connection); }};
 	}
 
+	static int
+	socket(T &connection) noexcept
+	{
+		return connection.sock();
+	}
+
 	static const void *
 	session(T &connection) noexcept
 	{
@@ -255,6 +261,12 @@ template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<
 	close(T &transaction) noexcept
 	{
 		detail::close_socket(as_base(transaction).conn());
+	}
+
+	static int
+	socket(T &transaction) noexcept
+	{
+		return as_base(transaction).conn().sock();
 	}
 
 	static scope

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -21,6 +22,7 @@
 #include "refusal.hpp"
 #include "request.hpp"
 #include "session.hpp"
+#include "session_watch.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
@@ -190,8 +192,34 @@ class blocking_hold : public hold
 		return number_of(run({what, {of.text().c_str()}}, answer_limit()));
 	}
 
+#if defined(__cpp_lib_jthread)
+	/// Of which stop is requested when the session ends; from the first call on somebody watches.
+	[[nodiscard]] std::stop_token
+	stop_token()
+	{
+		if (!watch_)
+		{
+			if (lost())
+				return stopped_token();
+			if (!connection().has_socket())
+				throw std::logic_error("the session of this connection can't be watched");
+			watch_ = std::make_unique<session_watch>(session(), connection().socket());
+		}
+		return watch_->stop_token();
+	}
+#endif
+
   private:
 #if defined(__cpp_lib_jthread)
+	[[nodiscard]] static std::stop_token
+	stopped_token()
+	{
+		std::stop_source stopped;
+
+		stopped.request_stop();
+		return stopped.get_token();
+	}
+
 	/// The same, but a request to stop ends it.
 	[[nodiscard]] bool
 	take_unless_stopped(const wait_time &time)
@@ -308,6 +336,7 @@ class blocking_hold : public hold
 	bool is_in_time_;
 #if defined(__cpp_lib_jthread)
 	std::stop_token stop_;
+	std::unique_ptr<session_watch> watch_;
 #endif
 };
 } // namespace pglock::detail
