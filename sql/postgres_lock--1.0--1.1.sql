@@ -71,33 +71,20 @@ CREATE FUNCTION lock_status(
     OUT granted boolean,
     OUT depth bigint,
     OUT pid integer,
+    OUT usename name,
+    OUT application_name text,
+    OUT client_addr inet,
     OUT held_since timestamptz,
     OUT waiting_since timestamptz,
     OUT blocked_by integer[],
     OUT token bigint,
     OUT slot integer)
 RETURNS SETOF record
-AS 'MODULE_PATHNAME', 'pglock_lock_status' LANGUAGE C
+AS 'MODULE_PATHNAME', 'pglock_lock_status_1_1' LANGUAGE C
 VOLATILE PARALLEL RESTRICTED;
 
 CREATE OR REPLACE VIEW locks AS
-SELECT lock.key,
-       lock.lock_id,
-       lock.mode,
-       lock.scope,
-       lock.granted,
-       lock.depth,
-       lock.pid,
-       session.usename,
-       session.application_name,
-       session.client_addr,
-       lock.held_since,
-       lock.waiting_since,
-       lock.blocked_by,
-       lock.token,
-       lock.slot
-FROM @extschema@.lock_status() AS lock
-LEFT JOIN pg_catalog.pg_stat_activity AS session ON session.pid = lock.pid;
+SELECT * FROM @extschema@.lock_status();
 
 CREATE FUNCTION contention_status(
     OUT key text,
@@ -678,7 +665,7 @@ COMMENT ON FUNCTION session_holds() IS
 'What this session took through this extension and still holds. The view locks shows it, too.';
 
 COMMENT ON FUNCTION lock_status() IS
-'What the view locks shows, except the columns that it takes from pg_stat_activity.';
+'What the view locks shows.';
 
 COMMENT ON VIEW locks IS
 'Every advisory lock of this database that is held or waited for, and by whom, including those of the

@@ -162,24 +162,27 @@ for_each_waiter(const LOCK &lock, Function function)
 }
 
 /*
- * What pg_stat_activity knows of the first process that is wanted; nullptr: nothing. Valid until
- * the snapshot is cleared.
+ * Calls visit(status, number) for each process of which pg_stat_activity knows; the number is what
+ * the functions for statistics of sessions ask for. Valid until the snapshot is cleared.
  */
-template <typename IsWanted>
-const PgBackendStatus *
-find_backend_status(IsWanted is_wanted)
+template <typename Visit>
+void
+for_each_backend_status(Visit visit)
 {
 	for (int i = 1; i <= pgstat_fetch_stat_numbackends(); i++)
 	{
-#if PG_VERSION_NUM >= 160000
-		const LocalPgBackendStatus *known = pgstat_get_local_beentry_by_index(i);
+#if PG_VERSION_NUM >= 170000
+		LocalPgBackendStatus *known = pgstat_get_local_beentry_by_index(i);
+
+		visit(known->backendStatus, known->proc_number);
+#elif PG_VERSION_NUM >= 160000
+		LocalPgBackendStatus *known = pgstat_get_local_beentry_by_index(i);
+
+		visit(known->backendStatus, known->backend_id);
 #else
-		const LocalPgBackendStatus *known = pgstat_fetch_stat_local_beentry(i);
+		visit(pgstat_fetch_stat_local_beentry(i)->backendStatus, i);
 #endif
-		if (known != nullptr && is_wanted(known->backendStatus))
-			return &known->backendStatus;
 	}
-	return nullptr;
 }
 
 /*

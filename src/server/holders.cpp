@@ -3,7 +3,7 @@
  */
 #include "holders.hpp"
 
-#include "compat.hpp"
+#include "activity.hpp"
 #include "lock_table.hpp"
 #include "registry.hpp"
 #include "visibility.hpp"
@@ -44,7 +44,8 @@ held_since(const lock_table::holder &by, const lockable &asked)
 }
 
 void
-append_holder(StringInfo words, const lock_table::holder &by, const lockable &asked)
+append_holder(StringInfo words, const activity::reader &activity, const lock_table::holder &by,
+			  const lockable &asked)
 {
 	if (by.pid == 0)
 	{
@@ -54,8 +55,7 @@ append_holder(StringInfo words, const lock_table::holder &by, const lockable &as
 	appendStringInfo(words, "process %d", by.pid);
 	if (!may_see(by.role))
 		return;
-	if (const PgBackendStatus *status = compat::find_backend_status(
-			[&](const PgBackendStatus &s) { return s.st_procpid == by.pid; });
+	if (const PgBackendStatus *status = activity.status_of(by.pid);
 		status != nullptr && status->st_appname[0] != '\0')
 		appendStringInfo(words, " (%s)", status->st_appname);
 	if (TimestampTz since = held_since(by, asked); since != 0)
@@ -67,17 +67,18 @@ const char *
 describe_other_holders(const lock_key &key)
 {
 	std::span<const lock_table::holder> holders = lock_table::holders(key);
+	activity::reader activity;
 	StringInfoData words;
 	size_t others = 0;
 
-	pgstat_clear_backend_activity_snapshot();
+	activity.begin();
 	initStringInfo(&words);
 	for (const lock_table::holder &by : holders)
 	{
 		if (by.pid == MyProcPid || others++ >= most_named)
 			continue;
 		appendStringInfoString(&words, words.len > 0 ? ", " : "");
-		append_holder(&words, by, key);
+		append_holder(&words, activity, by, key);
 	}
 	if (others > most_named)
 		appendStringInfo(&words, " and %zu more", others - most_named);

@@ -58,9 +58,12 @@ find_start()
 {
 	pgstat_clear_backend_activity_snapshot();
 
-	const PgBackendStatus *writer = compat::find_backend_status(
-		[](const PgBackendStatus &s) { return s.st_backendType == B_WAL_WRITER; });
+	const PgBackendStatus *writer = nullptr;
 
+	compat::for_each_backend_status([&](const PgBackendStatus &status, int) {
+		if (status.st_backendType == B_WAL_WRITER)
+			writer = &status;
+	});
 	if (writer == nullptr)
 		return 0;
 

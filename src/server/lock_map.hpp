@@ -11,6 +11,15 @@
 
 namespace pglock
 {
+/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
+inline uint64
+scattered(const lockable &what)
+{
+	uint64 number = static_cast<uint64>(what.lock_id) + static_cast<uint32>(what.slot);
+
+	return number * UINT64CONST(0x9E3779B97F4A7C15);
+}
+
 template <typename Value> class lock_map
 {
   public:
@@ -87,13 +96,10 @@ template <typename Value> class lock_map
 		Value *value; /* nullptr: not in use */
 	};
 
-	/* ids that came from names are as good as random, others may be anything: Fibonacci hashing */
 	uint32
 	first_place(const lockable &what) const
 	{
-		uint64 number = static_cast<uint64>(what.lock_id) + static_cast<uint32>(what.slot);
-
-		return static_cast<uint32>(number * UINT64CONST(0x9E3779B97F4A7C15) >> shift);
+		return static_cast<uint32>(scattered(what) >> shift);
 	}
 
 	uint32

@@ -192,9 +192,11 @@ drop_chunk(int chunk)
 	segments[chunk] = nullptr;
 }
 
-static void
-copy_words(const record &from, annotation &to)
+static annotation
+load_words(const record &from)
 {
+	annotation to;
+
 	for (mode m : modes)
 	{
 		to.has_builtins[static_cast<int>(m)] = load(from.has_builtins[static_cast<int>(m)]);
@@ -203,40 +205,87 @@ copy_words(const record &from, annotation &to)
 	}
 	to.token = load(from.token);
 	to.waiting_since = load(from.waiting_since);
+	return to;
+}
+
+/* Does a state say all that an annotation does: then it becomes the only one. */
+static bool
+set_only_state(publication &p, const annotation &words)
+{
+	bool has_state = false;
+
+	for (mode m : modes)
+		for (scope s : scopes)
+		{
+			const hold_state &state = words.in(m, s);
+
+			if (state.depth == 0 && state.since == 0)
+				continue;
+			if (has_state)
+				return false;
+			has_state = true;
+			p.only_mode = m;
+			p.only_scope = s;
+			p.only = state;
+		}
+	return !words.has_builtins[0] && !words.has_builtins[1] && words.token == 0 &&
+		   words.waiting_since == 0;
+}
+
+static void
+set_words(publication &p, const annotation &words, arena &to)
+{
+	p.only_mode = mode::exclusive;
+	p.only_scope = scope::session;
+	p.only = {};
+	if (set_only_state(p, words))
+	{
+		p.whole = nullptr;
+		return;
+	}
+	if (p.whole == nullptr)
+	{
+		p.whole = static_cast<annotation *>(to.reserve(sizeof(annotation)));
+		to.take(sizeof(annotation));
+	}
+	*p.whole = words;
 }
 
 publication *
-copy(const record &r, MemoryContext memory)
+copy(const record &r, arena &to)
 {
 	uint32 version = load_first(r.version);
 
 	if (version % 2 != 0)
 		return nullptr;
 
-	/* may be nonsense, if the record changes meanwhile */
-	bool has_name = load_first(r.has_name);
-	int name_length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
-	Size name_bytes = has_name ? VARHDRSZ + static_cast<Size>(Max(name_length, 0)) : 0;
-	auto made =
-		static_cast<publication *>(MemoryContextAlloc(memory, sizeof(publication) + name_bytes));
+	auto made = static_cast<publication *>(
+		to.reserve(sizeof(publication) + VARHDRSZ + sizeof(shown_name_buffer)));
+	Size name_bytes = 0;
 
-	made->version = version;
+	/* may be nonsense, if the record changes meanwhile */
 	made->what = {load(r.what.lock_id), load(r.what.slot)};
-	made->name = nullptr;
-	if (has_name)
+	made->version = version;
+	made->has_name = load_first(r.has_name);
+	made->whole = nullptr;
+	if (made->has_name)
 	{
 		auto name = reinterpret_cast<text *>(made + 1);
+		int length = Min(load(r.name_length), static_cast<int>(sizeof(r.name)) - 1);
 
+		name_bytes = VARHDRSZ + static_cast<Size>(Max(length, 0));
 		SET_VARSIZE(name, name_bytes);
 		memcpy(VARDATA(name), r.name, name_bytes - VARHDRSZ);
-		made->name = name;
 	}
-	copy_words(r, *made);
+
+	annotation words = load_words(r);
+
 	pg_read_barrier();
-	if (load(r.version) == version)
-		return made;
-	pfree(made);
-	return nullptr;
+	if (load(r.version) != version)
+		return nullptr;
+	to.take(sizeof(publication) + name_bytes);
+	set_words(*made, words, to);
+	return made;
 }
 
 /* The session in that slot publishes nothing now. */
@@ -305,10 +354,11 @@ reader::copy_chunk(chunk &of, uint32 size)
 
 		if (version % 2 != 0)
 			copied = nullptr;
-		else if (copied != nullptr && copied->version == version)
-			copy_words(r, *copied);
+		else if (copied != nullptr && copied->version == version &&
+				 copied->has_name == load(r.has_name))
+			set_words(*copied, load_words(r), copies);
 		else
-			copied = copy(r, memory);
+			copied = copy(r, copies);
 	}
 }
 
@@ -332,9 +382,8 @@ reader::prepare()
 	sessions = nullptr;
 	if (!shared::is_on())
 		return;
-	/* names are as long as they are: what rounds up would take twice the memory */
-	memory =
-		GenerationContextCreate(CurrentMemoryContext, "pglock registry", ALLOCSET_DEFAULT_SIZES);
+	memory = AllocSetContextCreate(CurrentMemoryContext, "pglock registry", ALLOCSET_DEFAULT_SIZES);
+	copies = arena(memory);
 	sessions = static_cast<session **>(
 		MemoryContextAllocZero(memory, sizeof(session *) * static_cast<Size>(MaxBackends)));
 }

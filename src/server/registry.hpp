@@ -20,6 +20,7 @@
  */
 #pragma once
 
+#include "arena.hpp"
 #include "key.hpp"
 #include "lock.hpp"
 
@@ -135,16 +136,56 @@ void drop_chunk(int chunk);
  * Reading
  */
 
-/* A copy of a record. */
-struct publication : annotation
+/*
+ * A copy of a record, and behind it the name. There may be very many, so it is short where there is
+ * only one state, as with most locks.
+ */
+struct publication
 {
-	uint32 version;
 	lockable what;
-	const text *name; /* nullptr: it has none */
-};
+	uint32 version;
+	bool has_name;
+	mode only_mode;
+	scope only_scope;
+	hold_state only;
+	annotation *whole; /* nullptr: there is only that state */
 
-/* Copies a record into that memory; nullptr: it is not published. Raises 53200. */
-publication *copy(const record &r, MemoryContext memory);
+	const text *
+	name() const
+	{
+		return has_name ? reinterpret_cast<const text *>(this + 1) : nullptr;
+	}
+
+	hold_state
+	in(mode m, scope s) const
+	{
+		return whole != nullptr					   ? whole->in(m, s)
+			   : m == only_mode && s == only_scope ? only
+												   : hold_state{};
+	}
+
+	bool
+	has_builtins(mode m) const
+	{
+		return whole != nullptr && whole->has_builtins[static_cast<int>(m)];
+	}
+
+	int64
+	token() const
+	{
+		return whole != nullptr ? whole->token : 0;
+	}
+
+	TimestampTz
+	waiting_since() const
+	{
+		return whole != nullptr ? whole->waiting_since : 0;
+	}
+};
+static_assert(std::is_trivially_destructible_v<publication>);
+
+/* Copies a record; nullptr: it is not published. Raises 53200. */
+publication *copy(const record &r, arena &to);
 
 /* What the other sessions of this database publish. */
 class reader
@@ -194,6 +235,7 @@ class reader
 	static void forget(session &of);
 
 	MemoryContext memory;
+	arena copies;
 	session **sessions; /* by process number, nullptr: publishes nothing; itself: registry is off */
 };
 

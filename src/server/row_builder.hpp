@@ -26,12 +26,16 @@ template <int columns> class row_builder
 	}
 
 	void
+	add_if(bool has_value, Datum value)
+	{
+		values[count] = value;
+		nulls[count++] = !has_value;
+	}
+
+	void
 	add_text(const text *value)
 	{
-		if (value == nullptr)
-			add_null();
-		else
-			add(PointerGetDatum(value));
+		add_if(value != nullptr, PointerGetDatum(value));
 	}
 
 	void
@@ -43,18 +47,16 @@ template <int columns> class row_builder
 	void
 	add_time(TimestampTz time)
 	{
-		if (time == 0)
-			add_null();
-		else
-			add(TimestampTzGetDatum(time));
+		add_if(time != 0, TimestampTzGetDatum(time));
 	}
 
+	/* The columns that the function has: those that later versions of it added come last. */
 	void
 	put(FunctionCallInfo fcinfo)
 	{
 		auto result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
 
-		Assert(count == columns);
+		Assert(count <= columns && count >= result->setDesc->natts);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 

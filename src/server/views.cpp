@@ -7,6 +7,7 @@
  */
 #include "views.hpp"
 
+#include "activity.hpp"
 #include "contention.hpp"
 #include "context.hpp"
 #include "holds.hpp"
@@ -14,6 +15,7 @@
 #include "lock_table.hpp"
 #include "registry.hpp"
 #include "row_builder.hpp"
+#include "row_index.hpp"
 #include "shared.hpp"
 #include "standby.hpp"
 #include "visibility.hpp"
@@ -50,10 +52,7 @@ template <int count>
 void
 add_slot(row_builder<count> &columns, const lockable &what)
 {
-	if (what.slot == no_slot)
-		columns.add_null();
-	else
-		columns.add(Int32GetDatum(Max(what.slot, 0)));
+	columns.add_if(what.slot != no_slot, Int32GetDatum(Max(what.slot, 0)));
 }
 
 /*
@@ -63,9 +62,12 @@ add_slot(row_builder<count> &columns, const lockable &what)
 struct lock_status
 {
 	FunctionCallInfo fcinfo;
+	bool shows_sessions;
 	MemoryContext memory;
 	MemoryContext row_memory; /* for an array that goes into a row, which is copied */
+	activity::reader activity;
 	registry::reader reader;
+	arena own_copies;
 	bool may_retry;
 	bool has_missed;
 	lock_table::snapshot locks;
@@ -135,13 +137,17 @@ template <typename Visit>
 void
 for_each_publication(lock_status &status, const lock_table::process &by, Visit visit)
 {
+	auto visit_own = [&](const registry::record &r) {
+		if (auto copy = registry::copy(r, status.own_copies); copy != nullptr)
+			visit(*copy);
+	};
+
 	if (by.pid == MyProcPid)
 		holds::for_each_record(
 			[](const registry::record &r, void *argument) {
-				if (auto copy = registry::copy(r, CurrentMemoryContext); copy != nullptr)
-					(*static_cast<Visit *>(argument))(*copy);
+				(*static_cast<decltype(visit_own) *>(argument))(r);
 			},
-			&visit);
+			&visit_own);
 	else if (is_other_session(by))
 		status.reader.for_each(by.number, visit);
 }
@@ -169,10 +175,10 @@ collect_names(lock_status &status)
 		if (!may_see_session(status, by))
 			return;
 		for_each_publication(status, by, [&](const registry::publication &p) {
-			if (p.name == nullptr || status.names.find(of_key(p.what)) != nullptr)
+			if (!p.has_name || status.names.find(of_key(p.what)) != nullptr)
 				return;
 			status.names.reserve(status.memory);
-			status.names.add(of_key(p.what), p.name);
+			status.names.add(of_key(p.what), p.name());
 		});
 	});
 }
@@ -183,8 +189,8 @@ name_of_lock(lock_status &status, const lock_table::row &row, const registry::pu
 	/* a prepared transaction has no session */
 	if (row.by->pid != 0 && !may_see_session(status, *row.by))
 		return row.has_lock_id ? status.hidden_name : nullptr;
-	if (p != nullptr && p->name != nullptr)
-		return p->name;
+	if (p != nullptr && p->has_name)
+		return p->name();
 	if (!row.has_lock_id)
 		return nullptr;
 
@@ -218,11 +224,31 @@ blockers_of(lock_status &status, const lock_table::row &row)
 struct shown_lock
 {
 	const lock_table::row &row;
+	const activity::session &session;
 	pglock::mode mode;
 	bool granted;
 	const text *name;
 	const registry::publication *published; /* nullptr: nothing, or not to be seen */
 };
+
+/* Since when the process waits for the lock; 0: it does not, or that is not known. */
+TimestampTz
+waiting_since(const shown_lock &shown)
+{
+	if (shown.granted)
+		return 0;
+	if (shown.row.by->wait_start != 0)
+		return shown.row.by->wait_start;
+	return shown.published != nullptr ? shown.published->waiting_since() : 0;
+}
+
+void
+add_session(row_builder<15> &columns, const activity::session &session)
+{
+	columns.add_if(session.role != nullptr, NameGetDatum(session.role));
+	columns.add_text(session.application_name);
+	columns.add_if(!session.client_address.isnull, session.client_address.value);
+}
 
 /* A row of the view, for a lock at one scope, if that is known. */
 void
@@ -230,50 +256,43 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 		 const registry::hold_state &state)
 {
 	const lock_table::row &row = shown.row;
-	const registry::publication *p = shown.published;
 	bool has_depth = shown.granted && state.depth > 0;
-	row_builder<12> columns;
+	int64 token = shown.granted && shown.mode == mode::exclusive && shown.published != nullptr
+					  ? shown.published->token()
+					  : 0;
+	row_builder<15> columns;
 
 	columns.add_text(shown.name);
-	if (row.has_lock_id)
-		columns.add(Int64GetDatum(row.what.lock_id));
-	else
-		columns.add_null();
+	columns.add_if(row.has_lock_id, Int64GetDatum(row.what.lock_id));
 	columns.add_text(status.mode_names[static_cast<int>(shown.mode)]);
 	columns.add_text(scope_name);
 	columns.add(BoolGetDatum(shown.granted));
-	if (has_depth)
-		columns.add(Int64GetDatum(state.depth));
-	else
-		columns.add_null();
-	if (row.by->pid != 0)
-		columns.add(Int32GetDatum(row.by->pid));
-	else
-		columns.add_null();
+	columns.add_if(has_depth, Int64GetDatum(state.depth));
+	columns.add_if(row.by->pid != 0, Int32GetDatum(row.by->pid));
+	if (status.shows_sessions)
+		add_session(columns, shown.session);
 	/* a session that was granted the lock, but has not run since, could not say when */
 	columns.add_time(!has_depth ? 0 : state.since != 0 ? state.since : status.locks.taken_at);
-	columns.add_time(shown.granted			   ? 0
-					 : row.by->wait_start != 0 ? row.by->wait_start
-					 : p != nullptr			   ? p->waiting_since
-											   : 0);
+	columns.add_time(waiting_since(shown));
 	if (shown.granted)
 		columns.add_null();
 	else
 		columns.add(blockers_of(status, row));
-	if (shown.granted && shown.mode == mode::exclusive && p != nullptr && p->token != 0)
-		columns.add(Int64GetDatum(p->token));
-	else
-		columns.add_null();
+	columns.add_if(token != 0, Int64GetDatum(token));
 	add_slot(columns, row.what);
 	columns.put(status.fcinfo);
 }
 
 /* The rows of the view for a mode in which a lock is held, or waited for: one for each scope. */
 void
-put_mode(lock_status &status, const lock_table::row &row, const registry::publication *p, mode m,
-		 bool granted)
+put_mode(lock_status &status, const lock_table::row &row, const activity::session &session,
+		 const registry::publication *p, mode m, bool granted)
 {
-	shown_lock shown = {row, m, granted, name_of_lock(status, row, p),
+	shown_lock shown = {row,
+						session,
+						m,
+						granted,
+						name_of_lock(status, row, p),
 						p != nullptr && may_see_session(status, *row.by) ? p : nullptr};
 	bool has_scope = false;
 
@@ -284,7 +303,7 @@ put_mode(lock_status &status, const lock_table::row &row, const registry::public
 					 shown.published->in(m, s));
 			has_scope = true;
 		}
-	if (!has_scope || shown.published->has_builtins[static_cast<int>(m)])
+	if (!has_scope || shown.published->has_builtins(m))
 		put_lock(status, shown, nullptr, {});
 }
 
@@ -299,19 +318,16 @@ const registry::publication **
 published_with(lock_status &status, const lock_table::process &by,
 			   std::span<const lock_table::row> rows)
 {
-	lock_map<const registry::publication> by_lock = {};
+	row_index index(rows);
 	auto published = static_cast<const registry::publication **>(
-		MemoryContextAllocHuge(CurrentMemoryContext,
-							   sizeof(registry::publication *) * rows.size()));
+		MemoryContextAllocExtended(CurrentMemoryContext,
+								   sizeof(registry::publication *) * rows.size(),
+								   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO));
 
-	by_lock.reserve(CurrentMemoryContext, static_cast<uint32>(rows.size()));
 	for_each_publication(status, by, [&](const registry::publication &p) {
-		by_lock.reserve(CurrentMemoryContext);
-		by_lock.add(p.what, &p);
+		index.find(p.what, [&](uint32 row) { published[row] = &p; });
 	});
-	for (size_t i = 0; i < rows.size(); i++)
-		published[i] = rows[i].has_lock_id ? by_lock.find(rows[i].what) : nullptr;
-	by_lock.clear();
+	index.free();
 	return published;
 }
 
@@ -333,6 +349,7 @@ put_process(lock_status &status, const lock_table::process &by,
 {
 	constexpr size_t soon = 8;
 	const registry::publication **published = published_with(status, by, rows);
+	activity::session session = status.activity.of(by.pid);
 
 	for (size_t i = 0; i < rows.size(); i++)
 	{
@@ -341,11 +358,12 @@ put_process(lock_status &status, const lock_table::process &by,
 		CHECK_FOR_INTERRUPTS();
 		if (i + soon < rows.size())
 			prefetch(published[i + soon]);
-		for (LOCKMODE lockmode = 1; lockmode <= MaxLockMode; lockmode++)
-			if ((row.held & LOCKBIT_ON(lockmode)) != 0)
-				put_mode(status, row, published[i], mode_of(lockmode), !row.is_in_front());
+		for (LOCKMASK left = row.held; left != 0; left &= left - 1)
+			put_mode(status, row, session, published[i],
+					 mode_of(pg_rightmost_one_pos32(static_cast<uint32>(left))),
+					 !row.is_in_front());
 		if (row.waits)
-			put_mode(status, row, published[i], mode_of(row.by->awaited), false);
+			put_mode(status, row, session, published[i], mode_of(row.by->awaited), false);
 	}
 	pfree(published);
 }
@@ -408,7 +426,7 @@ return_holders(FunctionCallInfo fcinfo, const lock_key &key)
 }
 
 Datum
-return_lock_status(FunctionCallInfo fcinfo)
+return_lock_status(FunctionCallInfo fcinfo, bool with_sessions)
 {
 	lock_status status = {};
 
@@ -417,12 +435,12 @@ return_lock_status(FunctionCallInfo fcinfo)
 	context::check_no_parallel_worker();
 	InitMaterializedSRF(fcinfo, 0);
 	status.fcinfo = fcinfo;
+	status.shows_sessions = with_sessions;
 	holds::refresh_all();
-	/* the view joins pg_stat_activity, which otherwise stays as it was first read in a transaction
-	 */
-	pgstat_clear_backend_activity_snapshot();
 	read_locks(status);
+	status.activity.begin();
 	status.memory = CurrentMemoryContext;
+	status.own_copies = arena(status.memory);
 	status.row_memory =
 		AllocSetContextCreate(CurrentMemoryContext, "pglock row", ALLOCSET_SMALL_SIZES);
 	status.blockers.emplace(status.locks);

@@ -10,8 +10,11 @@ namespace pglock
 /* The answer of holders(key): a set of pids. 0 stands for a prepared transaction. */
 Datum return_holders(FunctionCallInfo fcinfo, const lock_key &key);
 
-/* The rows of lock_status(): all locks of the database, for the view "locks". */
-Datum return_lock_status(FunctionCallInfo fcinfo);
+/*
+ * The rows of lock_status(): all locks of the database, for the view "locks". In version 1.0 that
+ * view took what it shows of sessions from pg_stat_activity itself.
+ */
+Datum return_lock_status(FunctionCallInfo fcinfo, bool with_sessions);
 
 /* The rows of contention_status(): statistics of waits, for the view "contention". */
 Datum return_contention(FunctionCallInfo fcinfo);
