@@ -29,12 +29,27 @@ is_followed_by_end()
 }
 
 /*
+ * Is there no portal beside the one that runs. They have memory contexts side by side, so this
+ * takes no query, which each wait for a contended lock would have to pay for.
+ */
+bool
+is_only_portal()
+{
+	MemoryContext own = ActivePortal->portalContext;
+
+	return own->prevchild == nullptr && own->nextchild == nullptr;
+}
+
+/*
  * Has the client portals beside the one that runs, which end with the transaction. Those of others
  * are cursors that outlive their transactions.
  */
 bool
 has_other_portals()
 {
+	if (is_only_portal())
+		return false;
+
 	Oid types[] = {TEXTOID};
 	Datum names[] = {CStringGetTextDatum(ActivePortal->name)};
 
