@@ -11,6 +11,7 @@ OBJS = $(patsubst $(srcdir)/%.cpp,%.o,$(wildcard $(srcdir)/src/server/*.cpp))
 DATA = $(patsubst $(srcdir)/%,%,$(wildcard $(srcdir)/sql/postgres_lock--*.sql))
 # not DOCS: images of containers leave /usr/share/doc out
 DATA += $(addprefix src/monitoring/postgres_lock_,exporter.yaml alerts.yaml dashboard.json)
+DATA += src/proxy/postgres_lock_proxy.control src/proxy/postgres_lock_proxy--1.0.sql
 
 REGRESS = $(filter-out postgres_lock--%,$(notdir $(basename $(wildcard $(srcdir)/sql/*.sql))))
 REGRESS_OPTS = --inputdir=$(srcdir) --load-extension=postgres_lock

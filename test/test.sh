@@ -36,6 +36,7 @@ main() {
 	find_service PROMTOOL prometheus /usr/bin/promtool 039_exporter
 	find_service BOUNCER pgbouncer /usr/sbin/pgbouncer 062_pgbouncer 074_lease_pgbouncer
 	find_service PGPOOL pgpool2 /usr/sbin/pgpool 069_pgpool
+	find_plproxy
 	find_drivers
 	find_node_packages
 	await_rust
@@ -85,6 +86,15 @@ find_service() {
 		has_libraries "$found" || install_dependencies "$work/$package"/*.deb
 	else
 		do_without "$package"
+	fi
+}
+
+# Adds PL/Proxy to a PostgreSQL of Debian. In another one its tests are skipped without it, but not in CI.
+find_plproxy() {
+	asked_for 054_plproxy 055_adding_servers || return 0
+	[[ ! -e $("$PG_CONFIG" --pkglibdir)/plproxy.so ]] || return 0
+	if [[ $server != postgresql-* ]] || ! apt_get install --no-install-recommends "$server-plproxy"; then
+		do_without "PL/Proxy"
 	fi
 }
 

@@ -166,7 +166,7 @@ ok(-f "$sources/postgres_lock.so", '... the library');
 is_deeply([ grep { /\.bc$/ } keys %{ contents($sources) } ], [], '... and no bitcode');
 ok((run_make('install', "DESTDIR=$folder/without-clang", @without_clang))[0], '... and installs it');
 my ($shared) = run_command([ $ENV{PG_CONFIG} // 'pg_config', '--sharedir' ]);
-ok(-f "$folder/without-clang$shared/extension/postgres_lock_$_", "... with $_") foreach qw(exporter.yaml alerts.yaml dashboard.json);
+ok(-f "$folder/without-clang$shared/extension/postgres_lock_$_", "... with $_") foreach qw(exporter.yaml alerts.yaml dashboard.json proxy.control proxy--1.0.sql);
 (undef, $stdout) = run_make('-n', 'uninstall', @without_clang);
 like($stdout, qr/bitcode/, 'bitcode that is there is uninstalled');
 
