@@ -346,7 +346,7 @@ int64
 release_all()
 {
 	context::check_no_parallel_worker();
-	if (holds::levels() > 0)
+	if (holds::has_levels())
 		warn_of_unseen_writes();
 	return holds::give_back_all();
 }

@@ -67,8 +67,9 @@ void remove(hold &h);
 /* How many holds there are. */
 uint32 size();
 
-/* Calls function(hold) for each; it may remove that one. */
+/* Calls function(hold) for each, which may remove that one; any(): until one answers true. */
 template <typename Function> void for_each(Function function);
+template <typename Function> bool any(Function function);
 
 /* Gives back memory that has become too much. Never raises. */
 void trim();
@@ -89,16 +90,28 @@ extern block blocks[registry::max_chunks];
 extern int block_count;
 
 template <typename Function>
-void
-for_each(Function function)
+bool
+any(Function function)
 {
 	for (int i = 0; i < block_count; i++)
 		for (uint32 j = 0, left = blocks[i].in_use; left > 0; j++)
 			if (blocks[i].holds[j].in_use)
 			{
 				left--;
-				function(blocks[i].holds[j]);
+				if (function(blocks[i].holds[j]))
+					return true;
 			}
+	return false;
+}
+
+template <typename Function>
+void
+for_each(Function function)
+{
+	any([&](hold &h) {
+		function(h);
+		return false;
+	});
 }
 } // namespace hold_table
 } // namespace pglock

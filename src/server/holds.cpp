@@ -219,6 +219,26 @@ give_back(hold &h, mode m, int64 count)
 	give_back_levels(h, m, count);
 }
 
+/* Gives back all of our levels in that mode, and says how many they were. */
+int64
+give_back_all(hold &h, mode m)
+{
+	int64 count = h.levels.count(m);
+
+	if (count == 0)
+		return 0;
+
+	bool is_last = h.in(m).entry->nLocks == count;
+
+	give_back(h, m, count);
+	/* what the lock manager has just dropped need not be compared with it */
+	if (is_last)
+		possessions::end(h, m);
+	else
+		possessions::refresh(h, m);
+	return count;
+}
+
 int64
 give_back_all(hold &h)
 {
@@ -226,13 +246,9 @@ give_back_all(hold &h)
 
 	possessions::refresh(h);
 	for (mode m : modes)
-	{
-		int64 count = h.levels.count(m);
-
-		give_back(h, m, count);
-		given_back += count;
-	}
-	refresh_or_remove(h);
+		given_back += give_back_all(h, m);
+	if (!possessions::is_wanted(h))
+		remove(h);
 	return given_back;
 }
 
@@ -371,16 +387,13 @@ levels(const lockable &what)
 	return h != nullptr ? levels(*h) : 0;
 }
 
-int64
-levels()
+bool
+has_levels()
 {
-	int64 total = 0;
-
-	hold_table::for_each([&](hold &h) {
+	return hold_table::any([](hold &h) {
 		possessions::refresh(h);
-		total += levels(h);
+		return levels(h) > 0;
 	});
-	return total;
 }
 
 int64

@@ -65,9 +65,9 @@ void give_back(const level &newest);
 /* Has this session ever taken a lock through pglock. */
 bool has_taken_any();
 
-/* How many levels of session scope were taken through pglock: of one lock, or of all. */
+/* How many levels of session scope of that lock were taken through pglock; are there any of any. */
 int64 levels(const lockable &what);
-int64 levels();
+bool has_levels();
 
 /* Gives those levels back, and says how many they were. */
 int64 give_back_all(const lockable &what);
