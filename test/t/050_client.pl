@@ -303,7 +303,7 @@ foreach my $number (1 .. @examples)
 		  . "\$(pkg-config --cflags --libs $packages)");
 	succeeds('... and runs', "$build/example$number");
 }
-is(scalar @examples, 9, 'there are examples');
+is(scalar @examples, 10, 'there are examples');
 my @unnamed = grep { document($document) !~ m,\(\.\./test/client/examples/$_\), }
   map { s,.*/,,r } glob "$root/test/client/examples/*.cpp";
 is_deeply(\@unnamed, [], '... and leads to all programs');

@@ -3,12 +3,14 @@
 
 #include <chrono>
 #include <concepts>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "detail/session.hpp"
@@ -84,6 +86,8 @@ using deadline = std::optional<std::chrono::steady_clock::time_point>;
 /// `session_memory &memory(T &)`: a member of the connection. It lets locks know when the
 /// connection goes, and is where they remember what they have prepared. Otherwise a table of the
 /// library does.
+///
+/// `std::string host(T &)`: where the server is, for messages. Otherwise they don't say.
 ///
 /// `const void *session(T &) noexcept`: for that table, an address that stands for the session,
 /// where several objects use one. Otherwise the object's own.
@@ -172,6 +176,14 @@ concept has_default_scope = requires(T &connection)
 };
 
 template <typename Traits, typename T>
+concept tells_host = requires(T &connection)
+{
+	{
+		Traits::host(connection)
+		} -> std::same_as<std::string>;
+};
+
+template <typename Traits, typename T>
 concept has_session = requires(T &connection)
 {
 	{
@@ -222,6 +234,8 @@ struct operations
 	/// null if the library can't
 	int (*socket)(void *) noexcept;
 	scope (*default_scope)(void *) noexcept;
+	/// null if that is not known
+	std::string (*host)(void *);
 	std::shared_ptr<session> (*session_of)(void *);
 	/// null if nothing can be prepared
 	void (*prepare)(void *, const char *name, const char *text, const deadline &);
@@ -278,6 +292,8 @@ make_operations() noexcept
 		else
 			return scope::session;
 	};
+	if constexpr (tells_host<Traits, T>)
+		made.host = [](void *connection) { return Traits::host(*static_cast<T *>(connection)); };
 	made.session_of = [](void *connection) -> std::shared_ptr<session> {
 		if constexpr (has_memory<Traits, T>)
 			return Traits::memory(*static_cast<T *>(connection)).session();
@@ -304,6 +320,26 @@ make_operations() noexcept
 		};
 	}
 	return made;
+}
+
+/// A server of a cluster.
+struct server_name
+{
+	std::size_t number;
+	/// where it was at first
+	std::string host;
+};
+
+[[noreturn]] inline void
+throw_server_lost(const server_name &server, const std::string &host,
+				  const connection_lost &failure)
+{
+	const std::string &place = host.empty() ? server.host : host;
+
+	throw server_lost(server.number,
+					  "server " + std::to_string(server.number) +
+						  (place.empty() ? "" : " (" + place + ")") + ": " + failure.what(),
+					  failure.sqlstate());
 }
 
 template <typename Traits, typename T>
@@ -367,7 +403,8 @@ class connection_ref
 	reply
 	execute(const char *text, parameters values = {}, const deadline &until = {}) const
 	{
-		return operations_->execute(connection_, text, values, until);
+		return with_server_named(
+			[&] { return operations_->execute(connection_, text, values, until); });
 	}
 
 	[[nodiscard]] transaction_status
@@ -379,7 +416,7 @@ class connection_ref
 	void
 	rollback(const deadline &until = {}) const
 	{
-		operations_->rollback(connection_, until);
+		with_server_named([&] { operations_->rollback(connection_, until); });
 	}
 
 	[[nodiscard]] bool
@@ -447,13 +484,14 @@ class connection_ref
 	void
 	prepare(const char *name, const char *text, const deadline &until = {}) const
 	{
-		operations_->prepare(connection_, name, text, until);
+		with_server_named([&] { operations_->prepare(connection_, name, text, until); });
 	}
 
 	reply
 	execute_prepared(const char *name, parameters values, const deadline &until = {}) const
 	{
-		return operations_->execute_prepared(connection_, name, values, until);
+		return with_server_named(
+			[&] { return operations_->execute_prepared(connection_, name, values, until); });
 	}
 
 	[[nodiscard]] std::shared_ptr<detail::session>
@@ -462,16 +500,54 @@ class connection_ref
 		return operations_->session_of(connection_);
 	}
 
+	/// Where the server is, for messages. Empty if that is not known.
+	[[nodiscard]] std::string
+	host() const
+	{
+		return operations_->host != nullptr ? operations_->host(connection_) : "";
+	}
+
+	/// The same connection, as that of a server of a `cluster`: instead of `connection_lost` it
+	/// throws `server_lost`.
+	[[nodiscard]] connection_ref
+	as_server(std::size_t number) const
+	{
+		connection_ref named = *this;
+
+		named.server_ =
+			std::make_shared<const detail::server_name>(detail::server_name{number, host()});
+		return named;
+	}
+
   private:
 	connection_ref(void *connection, const detail::operations *operations) noexcept
 		: connection_(connection), operations_(operations)
 	{
 	}
 
+	template <typename Work>
+	std::invoke_result_t<Work &>
+	with_server_named(Work work) const
+	{
+		try
+		{
+			return work();
+		}
+		catch (const connection_lost &failure)
+		{
+			if (!server_)
+				throw;
+			// libpq may have opened it anew elsewhere, and others have forgotten by now
+			detail::throw_server_lost(*server_, host(), failure);
+		}
+	}
+
 	void *connection_;
 	const detail::operations *operations_;
 	/// null if somebody else keeps the connection
 	std::shared_ptr<void> owner_;
+	/// null if it is not of a cluster
+	std::shared_ptr<const detail::server_name> server_;
 };
 
 /// Keeps the server from ending an idle session, and the locks with it, by `idle_session_timeout`:

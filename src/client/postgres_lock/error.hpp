@@ -94,6 +94,26 @@ class connection_lost : public error
 	using error::error;
 };
 
+/// The same of a server of a `cluster`. The message says which, and where it is.
+class server_lost : public connection_lost
+{
+  public:
+	server_lost(std::size_t server, const std::string &message, std::string_view sqlstate = {})
+		: connection_lost(message, sqlstate), server_(server)
+	{
+	}
+
+	/// Its number, from 0: what `cluster::replace()` takes.
+	[[nodiscard]] std::size_t
+	server() const noexcept
+	{
+		return server_;
+	}
+
+  private:
+	std::size_t server_;
+};
+
 /// The connection was lost while a critical section was to be committed. It may have been: look for
 /// what it does before you do it again.
 class outcome_unknown : public connection_lost

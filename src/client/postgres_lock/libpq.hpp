@@ -238,6 +238,12 @@ template <> struct connection_traits<PGconn>
 		return PQsocket(&connection);
 	}
 
+	static std::string
+	host(PGconn &connection)
+	{
+		return std::string(PQhost(&connection)) + ':' + PQport(&connection);
+	}
+
 	static session_memory &
 	memory(PGconn &connection)
 	{

@@ -72,6 +72,20 @@ close_socket(const pqxx_connection &connection) noexcept
 	::shutdown(connection.sock(), SHUT_RDWR);
 }
 
+/// Nothing for one that is closed, which version 6 would open to tell.
+[[nodiscard]] inline std::string
+host_of(pqxx_connection &connection)
+{
+	if (!connection.is_open())
+		return {};
+#if PQXX_VERSION_MAJOR < 8
+	return std::string(connection.hostname()) + ':' + connection.port();
+#else
+	return std::string(connection.hostname()) + ':' +
+		   std::to_string(connection.port_number().value_or(0));
+#endif
+}
+
 /// Passes on what libpqxx throws as an error of ours.
 [[noreturn]] inline void
 rethrow_pqxx_error(const pqxx_connection &connection)
@@ -200,6 +214,12 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 		return connection.sock();
 	}
 
+	static std::string
+	host(T &connection)
+	{
+		return detail::host_of(connection);
+	}
+
 	static const void *
 	session(T &connection) noexcept
 	{
@@ -273,6 +293,12 @@ template <std::derived_from<pqxx::transaction_base> T> struct connection_traits<
 	default_scope(T &transaction) noexcept
 	{
 		return is_block(transaction) ? scope::transaction : scope::session;
+	}
+
+	static std::string
+	host(T &transaction)
+	{
+		return detail::host_of(as_base(transaction).conn());
 	}
 
 	static const void *
