@@ -450,7 +450,7 @@ build_and_install() {
 # The names of the tests of the server: all but those that want clients installed, which one version has
 # been tested with.
 server_tests() {
-	local file name clients='exporter|client|drivers|driver_matrix|driver_traps|mixed_fleet|pgbouncer|pgpool|pools|migration|interrupted|vanished|recipes|plproxy|adding_servers'
+	local file name clients='exporter|client|drivers|driver_matrix|driver_traps|mixed_fleet|pgbouncer|pgpool|pools|migration|interrupted|vanished|recipes|plproxy|adding_servers|many_servers'
 	for file in "$root"/sql/[^-]*.sql "$root"/test/specs/*.spec "$root"/test/t/*.pl; do
 		name=$(basename "${file%.*}")
 		[[ $name =~ ^postgres_lock--|_($clients)$ ]] || printf '%s ' "$name"

@@ -14,11 +14,12 @@ main() {
 	begin
 	need libipc-run-perl perl -MIPC::Run -e 1
 	need perl has prove
-	if asked_for 050_client 062_pgbouncer 064_migration "${driver_tests[@]}"; then
+	if asked_for 050_client 052_many_servers 062_pgbouncer 064_migration "${driver_tests[@]}"; then
 		need_client
 		need cmake has cmake
 	fi
 	need_pools
+	! asked_for 052_many_servers || need python3-psycopg has_module psycopg
 	! asked_for 067_vanished || need iproute2 has ip
 	prepare
 	build_and_install
