@@ -41,7 +41,7 @@ need_peers() {
 	need mariadb-client-core has my_print_defaults
 	need etcd-server has etcd
 	need python3 test -x /usr/bin/python3
-	need python3-matplotlib has_module matplotlib
+	need gnuplot-nox has gnuplot
 }
 
 build_peers() {

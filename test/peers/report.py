@@ -9,18 +9,12 @@ import json
 import pathlib
 import re
 import statistics
+import textwrap
 
-import matplotlib
-
-matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+from plots import Figure, axis_title, data, log_axis, quoted
 
 BEGIN, END = "<!-- what make peers has measured -->\n", "<!-- end of what make peers has measured -->\n"
 
-# the same in each run, in colors that can be read on white and on black
-plt.rcParams.update({"svg.hashsalt": "postgres_lock", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10})
-INK = "#808080"
 COLORS = {
     "built-in": "#7f8fa6",
     "SQL functions": "#5b9bd5",
@@ -48,6 +42,10 @@ def groups(rows, *names):
     return found
 
 
+def clients(count):
+    return f"{count} client{'s' if count > 1 else ''}"
+
+
 def network(delay_us):
     return f"a network of {delay_us / 1000:g} ms each way" if delay_us else "no network in between"
 
@@ -70,7 +68,7 @@ def number(value):
 def table(rows):
     """A line for each peer; for each number of clients how many cycles there are in a second, and the waits."""
     counts = list(groups(rows, "clients"))
-    heads = [f"{count} client{'s' if count > 1 else ''}: /s | p50, p99 in ms" for (count,) in counts]
+    heads = [f"{clients(count)}: /s | p50, p99 in ms" for (count,) in counts]
     lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: | ---: |" * len(counts)]
     for (name,), own in groups(rows, "peer").items():
         cells = []
@@ -90,11 +88,13 @@ def tables(rows):
 
 def introduction(results):
     about = results["about"]
-    return (
+    turns = f"{results['rounds']} turns of {results['seconds']:g} s" if results["rounds"] > 1 else f"one turn of {results['seconds']:g} s"
+    text = (
         f"Measured on {about['date']} on {about['system']}, {about['machine']}, with PostgreSQL {about['PostgreSQL']}, "
         f"Redis {about['Redis']}, MariaDB {about['MariaDB']} and etcd {about['etcd']}. Cycles per second are the median of "
-        f"{results['rounds']} turns of {results['seconds']:g} s. The times are how long a client waits for the lock.\n"
+        f"{turns}. The times are how long a client waits for the lock."
     )
+    return textwrap.fill(text, 128, break_on_hyphens=False, break_long_words=False) + "\n"
 
 
 #
@@ -110,14 +110,15 @@ def ratio(rows, name, other):
 
 def bars_kept(rows):
     """What a change must not miss, and whether this is so."""
-    for (case, clients, delay, commit), own in groups(rows, "case", "clients", "delay_us", "synchronous_commit").items():
+    for (case, count, delay, commit), own in groups(rows, "case", "clients", "delay_us", "synchronous_commit").items():
         wanted = [("SQL functions", "built-in", 0.95), ("guard", "built-in", 0.95)]
         if case == "update" and not commit:
-            wanted.append(("critical section", "Redis", 1.2 if clients == 1 else 2))
+            wanted.append(("critical section", "Redis", 1.2 if count == 1 else 2))
         for name, other, bar in wanted:
             found = ratio(own, name, other)
             verdict = "" if found >= bar else "   MISSED"
-            yield f"{case:8} {clients:3} {delay:5} us   {name + ' to ' + other:28} {found:6.2f}   bar {bar:4}{verdict}"
+            durable = "on " if commit else "off"
+            yield f"{case:8} {count:3} {delay:5} us, {durable}   {name + ' to ' + other:28} {found:6.2f}   bar {bar:4}{verdict}"
 
 
 #
@@ -125,77 +126,57 @@ def bars_kept(rows):
 #
 
 
-def plain_ticks(axis):
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}" if value < 1 else f"{value:,.0f}"))
-
-
-def bars(axes, rows):
-    """How many cycles in a second, by the number of clients."""
-    peers = list(groups(rows, "peer"))
-    counts = list(groups(rows, "clients"))
-    width = 0.85 / len(peers)
-    for place, (name,) in enumerate(peers):
-        rates = [row["rate"] for row in rows if row["peer"] == name]
-        left = [count - 0.425 + (place + 0.5) * width for count in range(len(counts))]
-        axes.bar(left, rates, width * 0.92, color=COLORS[name], label=name)
-    axes.set_xticks(range(len(counts)), [f"{count} client{'s' if count > 1 else ''}" for (count,) in counts])
-    axes.set_yscale("log")
-    plain_ticks(axes.yaxis)
-
-
-def waits(axes, rows):
-    """From the median of the waits to what one in a hundred exceeds."""
-    rows = [row for row in rows if row["p50_ms"] is not None]
-    for place, row in enumerate(reversed(rows)):
-        color = COLORS[row["peer"]]
-        axes.plot([row["p50_ms"], row["p99_ms"]], [place, place], color=color, linewidth=3, solid_capstyle="round")
-        axes.plot([row["p50_ms"]], [place], "o", color=color)
-    axes.set_yticks(range(len(rows)), [row["peer"] for row in reversed(rows)])
-    axes.set_xscale("log")
-    plain_ticks(axes.xaxis)
-
-
-def plain(axes, title):
-    axes.set_title(title, color=INK, fontsize=10)
-    axes.tick_params(colors=INK, which="both")
-    axes.grid(color=INK, alpha=0.25, axis="both" if axes.get_xscale() == "log" else "y")
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_color(INK)
-        spine.set_visible(side in ("left", "bottom"))
-
-
-def save(figure, path):
-    figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
-    plt.close(figure)
-
-
 def plot_rates(rows, case, path):
+    """How many cycles in a second, by the number of clients."""
     panels = groups(rows, "synchronous_commit", "delay_us")
-    figure, all_axes = plt.subplots(len(panels), 1, figsize=(9, 2.6 * len(panels) + 0.6), squeeze=False)
-    for axes, own in zip(all_axes.flat, panels.values()):
-        bars(axes, own)
-        plain(axes, network(own[0]["delay_us"]) + durability(own[0]).replace("`", ""))
-        axes.set_ylabel("cycles/s", color=INK)
-    handles, labels = all_axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncol=5, frameon=False, labelcolor=INK)
-    figure.suptitle(TITLES[case], color=INK)
-    figure.tight_layout(rect=(0, 0.6 / figure.get_figheight(), 1, 1))
-    save(figure, path)
+    figure = Figure(path, TITLES[case], len(panels))
+    for number, own in enumerate(panels.values()):
+        peers = list(groups(own, "peer").items())
+        counts = [count for (count,) in groups(own, "clients")]
+        width = 0.85 / len(peers)
+        blocks, curves = "", []
+        for place, ((name,), bars) in enumerate(peers):
+            block = f"bars{number}_{place}"
+            left = (place + 0.5) * width - 0.425
+            blocks += data(block, [(count + left, row["rate"]) for count, row in enumerate(bars)])
+            curves.append(
+                f"${block} using 1:2:({width * 0.92}) with boxes fillstyle solid noborder "
+                f"linecolor rgb '{COLORS[name]}' title {quoted(name)}"
+            )
+        ticks = ", ".join(f"'{clients(count)}' {place}" for place, count in enumerate(counts))
+        settings = [
+            *log_axis("y", min(row["rate"] for row in own), max(row["rate"] for row in own)),
+            f"set xrange [-0.5:{len(counts) - 0.5}]",
+            f"set xtics ({ticks}) scale 0",
+            axis_title("y", "cycles/s"),
+        ]
+        title = network(own[0]["delay_us"]) + durability(own[0]).replace("`", "")
+        figure.panel(title, settings, curves, blocks)
+    figure.save()
 
 
 def plot_waits(rows, path):
-    panels = groups([row for row in rows if row["case"] != "update" and row["delay_us"] == 0], "case", "clients")
-    figure, all_axes = plt.subplots(2, 2, figsize=(9, 6), squeeze=False)
-    for axes, ((case, clients), own) in zip(all_axes.flat, panels.items()):
-        waits(axes, own)
-        keys = "one key" if case == "one key" else "own keys" if clients > 1 else "own key"
-        plain(axes, f"{clients} client{'s' if clients > 1 else ''}, {keys}")
-    for axes in all_axes[-1]:
-        axes.set_xlabel("ms", color=INK)
-    figure.suptitle("Waiting for the lock: the median (dot) to the 99th percentile", color=INK)
-    figure.tight_layout()
-    save(figure, path)
+    """From the median of the waits, a dot, to what one in a hundred exceeds."""
+    panels = groups([row for row in rows if row["p50_ms"] and row["case"] != "update" and not row["delay_us"]], "case", "clients")
+    figure = Figure(path, "Wait for the lock in ms: median (dot) to 99th percentile", len(panels), 2, left=120, has_key=False)
+    for number, ((case, count), own) in enumerate(panels.items()):
+        block = f"waits{number}"
+        lines = [
+            (row["p50_ms"], len(own) - place, row["p99_ms"] - row["p50_ms"], int(COLORS[row["peer"]][1:], 16))
+            for place, row in enumerate(own)
+        ]
+        ticks = ", ".join(f"{quoted(row['peer'])} {len(own) - place}" for place, row in enumerate(own))
+        settings = [
+            *log_axis("x", min(row["p50_ms"] for row in own), max(row["p99_ms"] for row in own)),
+            f"set yrange [0.5:{len(own) + 0.5}]",
+            f"set ytics ({ticks})",
+        ]
+        curves = [
+            f"${block} using 1:2:3:(0):4 with vectors nohead linewidth 4 linecolor rgb variable notitle",
+            f"${block} using 1:2:4 with points pointtype 7 pointsize 0.7 linecolor rgb variable notitle",
+        ]
+        figure.panel(f"{clients(count)}, {'one key' if case == 'one key' else 'own keys'}", settings, curves, data(block, lines))
+    figure.save()
 
 
 def plots(results, folder):
