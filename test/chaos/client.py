@@ -21,6 +21,8 @@ LEASES = {"l1": 1, "l2": 1, "m2": 2}
 MS = 1_000_000
 # the server and its standby, of which the one is meant that can be written to
 SERVERS = os.environ.get("SERVERS")
+# before it connects again, in seconds
+PAUSE = 0.02
 
 
 class Lost(Exception):
@@ -54,7 +56,8 @@ class Session:
         self.connection = driver.connect(SERVERS, application_name="chaos client")
         self.connection.autocommit = True
         self.cursor = self.connection.cursor()
-        self.history.write("connect", pid=self.connection.info.backend_pid)
+        info = self.connection.info
+        self.history.write("connect", pid=info.backend_pid, server=info.port)
         self.in_block = False
 
     def call(self, call, **arguments):
@@ -150,7 +153,7 @@ class Client:
             except Lost:
                 self.session = None
             except self.driver.OperationalError:
-                time.sleep(0.02)
+                time.sleep(PAUSE)
         if self.session:
             self.session.close()
 

@@ -1,6 +1,6 @@
 """Histories: what a client asked and was answered, in a file of its own, an event a line.
 
-  connect  pid               a session has begun
+  connect  pid, server       a session has begun, with the server on that port
   call     call, ...         about to be sent, with all that is asked
   answer   value             of the last call
   error    sqlstate          of the last call; the session goes on
