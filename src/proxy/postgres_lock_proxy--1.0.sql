@@ -18,23 +18,25 @@ GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC;
 CREATE TABLE servers (
     server integer PRIMARY KEY CHECK (server >= 0),
     connection text NOT NULL,
-    joined boolean NOT NULL DEFAULT false);
+    state text NOT NULL DEFAULT 'joining' CHECK (state IN ('joining', 'settling', 'joined')));
 
 GRANT SELECT ON servers TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.servers', '');
 
 COMMENT ON TABLE servers IS
-'The servers, by their numbers from 0. Those that have joined share the keys: server_of(key, how many have joined).
-Others are about to join: locks whose server will change are taken on both, until join_servers() is done. Everybody
-can read the connection strings, so they must contain no password.';
+'The servers, by their numbers from 0. Those that have joined share the keys: server_of(key, how many have joined). While
+others are joining, locks whose server will change are taken on both. When they are settling, locks are taken on the
+new one alone, and released on both: some were taken before. Everybody can read the connection strings, so they must
+contain no password. join_servers() sets the state.';
 
 CREATE FUNCTION check_servers() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM @extschema@.servers HAVING max(server) <> count(*) - 1
-               OR max(server) FILTER (WHERE joined) > min(server) FILTER (WHERE NOT joined)) THEN
-        RAISE EXCEPTION 'the servers are not numbered from 0 without a gap, those that have joined first'
-            USING ERRCODE = 'check_violation';
+    IF EXISTS (SELECT FROM @extschema@.servers
+               HAVING max(server) <> count(*) - 1 OR count(DISTINCT state) FILTER (WHERE state <> 'joined') > 1
+                   OR max(server) FILTER (WHERE state = 'joined') > min(server) FILTER (WHERE state <> 'joined')) THEN
+        RAISE EXCEPTION 'servers must be numbered from 0 without a gap, those that have joined first'
+            USING ERRCODE = 'check_violation', HINT = 'Servers cannot be added while others are settling.';
     END IF;
     RETURN NULL;
 END $$;
@@ -63,27 +65,31 @@ END;
 
 COMMENT ON FUNCTION connection(integer) IS 'The connection string of a server.';
 
-CREATE FUNCTION places(key text) RETURNS integer[]
+CREATE FUNCTION places(key text, releasing boolean = false) RETURNS integer[]
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    now integer;
-    soon integer;
+    joined integer;
+    joining integer;
+    servers integer;
+    old integer;
+    new integer;
 BEGIN
     IF key IS NULL THEN
         RAISE 'key must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    SELECT count(*) FILTER (WHERE joined), count(*) INTO now, soon FROM @extschema@.servers;
-    IF now = 0 THEN
+    SELECT count(*) FILTER (WHERE state = 'joined'), count(*) FILTER (WHERE state = 'joining'), count(*)
+    INTO joined, joining, servers FROM @extschema@.servers;
+    IF joined = 0 THEN
         RAISE 'no server has joined' USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'Insert servers into the table @extschema@.servers, and CALL @extschema@.join_servers().';
     END IF;
-    now := @extschema@.server_of(key, now);
-    soon := @extschema@.server_of(key, soon);
-    RETURN CASE WHEN now = soon THEN ARRAY[now] ELSE ARRAY[now, soon] END;
+    old := @extschema@.server_of(key, joined);
+    new := @extschema@.server_of(key, servers);
+    RETURN CASE WHEN old <> new AND (releasing OR joining > 0) THEN ARRAY[old, new] ELSE ARRAY[new] END;
 END $$;
 
-COMMENT ON FUNCTION places(text) IS
-'The servers on which the lock of a key is taken, in this order: one, or two while it moves to another.';
+COMMENT ON FUNCTION places(text, boolean) IS
+'The servers on which the lock of a key is taken, or is to be released, in this order: one, or two while it moves.';
 
 CREATE FUNCTION place(key text, taking boolean) RETURNS integer
 LANGUAGE plpgsql STABLE AS $$
@@ -267,13 +273,19 @@ COMMENT ON FUNCTION acquire_all(text[], timeout interval, shared boolean, scope 
 CREATE FUNCTION release(key text, shared boolean = NULL)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    places integer[] := @extschema@.places(key);
-    released boolean := @extschema@.release_at(places[1], key, shared);
+    places integer[] := @extschema@.places(key, releasing => true);
+    place integer;
+    released boolean := false;
 BEGIN
-    -- what was taken before the key began to move is there alone
-    IF cardinality(places) > 1 AND @extschema@.held_at(places[2], key) THEN
-        PERFORM @extschema@.release_at(places[2], key, shared);
+    IF cardinality(places) = 1 THEN
+        RETURN @extschema@.release_at(places[1], key, shared);
     END IF;
+    -- what was taken before the key began to move, or since it has moved, is on one of them
+    FOREACH place IN ARRAY places LOOP
+        IF @extschema@.held_at(place, key) THEN
+            released := @extschema@.release_at(place, key, shared) OR released;
+        END IF;
+    END LOOP;
     RETURN released;
 END $$;
 
@@ -293,7 +305,7 @@ CREATE FUNCTION release_all(keys text[])
 RETURNS integer LANGUAGE sql
 BEGIN ATOMIC
     SELECT coalesce(sum(release_all_at(place, array_agg)), 0)::integer
-    FROM (SELECT place, array_agg(key) FROM unnest(keys) AS key, unnest(places(key)) AS place GROUP BY place) AS parts;
+    FROM (SELECT place, array_agg(key) FROM unnest(keys) AS key, unnest(places(key, releasing => true)) AS place GROUP BY place) AS parts;
 END;
 
 COMMENT ON FUNCTION release_all(text[]) IS 'As release_all(), for the locks of these keys.';
@@ -558,19 +570,21 @@ COMMENT ON VIEW leases IS
 
 CREATE VIEW moving AS
 WITH number AS (
-    SELECT nullif(count(*) FILTER (WHERE joined), 0)::integer AS now, count(*)::integer AS soon FROM @extschema@.servers),
+    SELECT nullif(count(*) FILTER (WHERE state = 'joined'), 0)::integer AS now, count(*)::integer AS soon
+    FROM @extschema@.servers),
 lock AS MATERIALIZED (
     SELECT * FROM number, @extschema@.locks WHERE granted AND lock_id % now <> lock_id % soon)
-SELECT CASE WHEN slot IS NULL THEN 'lock' ELSE 'slot' END AS kind, server, key, pid, held_since, NULL::bigint AS token
-FROM lock
-WHERE server = lock_id % now AND NOT EXISTS (
+SELECT CASE WHEN slot IS NULL THEN 'lock' ELSE 'slot' END AS kind, server, key, pid, held_since, NULL::bigint AS token,
     -- it is the same client's: who takes it there has the old one, which is exclusive
-    SELECT FROM lock AS other
-    WHERE other.lock_id = lock.lock_id AND other.server = lock.lock_id % soon AND other.slot IS NULL
-        AND lock.slot IS NULL AND other.mode = 'exclusive' AND lock.mode = 'exclusive')
+    slot IS NULL AND mode = 'exclusive' AND EXISTS (
+        SELECT FROM lock AS other
+        WHERE other.lock_id = lock.lock_id AND other.server = lock.lock_id % soon AND other.slot IS NULL
+            AND other.mode = 'exclusive') AS is_on_both
+FROM lock
+WHERE server = lock_id % now
 UNION ALL
 -- the server of a key that is not shown in full is not known
-SELECT 'lease', lease.server, lease.key, NULL, lease.acquired_at, lease.token
+SELECT 'lease', lease.server, lease.key, NULL, lease.acquired_at, lease.token, false
 FROM number, @extschema@.leases AS lease
 WHERE now < soon
     AND (lease.server = @extschema@.server_of(lease.key, now) AND lease.server <> @extschema@.server_of(lease.key, soon)
@@ -579,8 +593,8 @@ WHERE now < soon
 GRANT SELECT ON moving TO PUBLIC;
 
 COMMENT ON VIEW moving IS
-'What is held on its old server alone, of keys that will be on another when the servers that were added have joined.
-join_servers() waits for slots and leases to end, and for locks that were taken before.';
+'What is held on its old server, of keys that will be on another when the servers that were added have joined.
+join_servers() waits for slots and leases to end, and for locks that were taken before and so are not on both.';
 
 CREATE FUNCTION drawn_at(server integer) RETURNS bigint LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
@@ -594,12 +608,12 @@ DECLARE
     next record;
     latest bigint := 0;
 BEGIN
-    FOR next IN SELECT server, joined FROM @extschema@.servers ORDER BY server LOOP
+    FOR next IN SELECT server, state FROM @extschema@.servers ORDER BY server LOOP
         DECLARE
             token bigint := @extschema@.drawn_at(next.server);
         BEGIN
             PERFORM @extschema@.release_at(next.server, 'pglock.join_servers', NULL);
-            IF next.joined THEN
+            IF next.state = 'joined' THEN
                 latest := greatest(latest, token);
             ELSIF token <= latest THEN
                 RAISE 'the tokens of server % are % s behind', next.server, (latest - token) / 1e6
@@ -614,6 +628,19 @@ END $$;
 COMMENT ON FUNCTION check_tokens() IS
 'Draws a token on each server: error 55000 if that of one which is about to join is not greater than those of the others.';
 
+CREATE PROCEDURE settle_servers() LANGUAGE plpgsql AS $$
+BEGIN
+    LOOP
+        COMMIT;
+        EXIT WHEN NOT EXISTS (SELECT FROM @extschema@.moving WHERE kind = 'lock');
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+    UPDATE @extschema@.servers SET state = 'joined' WHERE state = 'settling';
+END $$;
+
+COMMENT ON PROCEDURE settle_servers() IS
+'The end of join_servers(), to be called if that was interrupted: waits until no lock is left on its old server.';
+
 CREATE PROCEDURE join_servers(finish boolean = true) LANGUAGE plpgsql AS $$
 DECLARE
     added text[] := ARRAY(SELECT servers::text || servers.xmin FROM @extschema@.servers ORDER BY server);
@@ -626,7 +653,7 @@ BEGIN
             SELECT FROM pg_stat_activity AS other, @extschema@.servers
             WHERE other.datname = current_database() AND other.pid <> pg_backend_pid()
                 AND other.backend_type <> 'autovacuum worker' AND age(other.backend_xmin) >= age(servers.xmin)
-                AND NOT servers.joined);
+                AND servers.state = 'joining');
         PERFORM pg_sleep(0.1);
     END LOOP;
 
@@ -636,7 +663,7 @@ BEGIN
         COMMIT;
         EXIT WHEN NOT EXISTS (
             SELECT FROM @extschema@.moving
-            WHERE kind <> 'lock' OR held_since IS NULL OR held_since < clocks[server + 1]);
+            WHERE kind <> 'lock' OR NOT is_on_both AND (held_since IS NULL OR held_since < clocks[server + 1]));
         PERFORM pg_sleep(0.1);
     END LOOP;
     PERFORM @extschema@.check_tokens();
@@ -646,9 +673,11 @@ BEGIN
         RAISE 'the table of servers was changed meanwhile' USING ERRCODE = 'object_not_in_prerequisite_state',
             HINT = 'Call join_servers() again.';
     END IF;
-    IF finish THEN
-        UPDATE @extschema@.servers SET joined = true WHERE NOT joined;
+    IF NOT finish THEN
+        RETURN;
     END IF;
+    UPDATE @extschema@.servers SET state = 'settling' WHERE state = 'joining';
+    CALL @extschema@.settle_servers();
 END $$;
 
 COMMENT ON PROCEDURE join_servers(boolean) IS

@@ -40,13 +40,13 @@ sub start_proxy
 	return $proxy;
 }
 
-# Tells the proxy of more servers, numbered from `first`; they have yet to join. `options`: more of the connection strings.
+# Tells the proxy of more servers, numbered from `first`, which are in that state.
 sub add_servers
 {
-	my ($proxy, $first, $options, @servers) = @_;
-	my $rows = join ', ', map { sprintf "(%d, \$\$%s %s\$\$)", $first++, $_->connstr('postgres'), $options } @servers;
+	my ($proxy, $first, $state, @servers) = @_;
+	my $rows = join ', ', map { sprintf "(%d, \$\$%s\$\$, '$state')", $first++, $_->connstr('postgres') } @servers;
 
-	$proxy->safe_psql('postgres', "INSERT INTO pglock.servers (server, connection) VALUES $rows");
+	$proxy->safe_psql('postgres', "INSERT INTO pglock.servers VALUES $rows");
 	return;
 }
 

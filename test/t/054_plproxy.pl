@@ -61,7 +61,7 @@ sub nothing_is_held
 #
 
 is_refused("SELECT pglock.acquire('k')", '55000', 'no server has joined');
-add_servers($proxy, 0, '', @servers);
+add_servers($proxy, 0, 'joining', @servers);
 is_refused("SELECT pglock.acquire('k')", '55000', 'no server has joined');
 
 # ... and now by the letter of the document
@@ -72,9 +72,9 @@ ask('DROP EXTENSION plproxy CASCADE; DROP SCHEMA pglock');
 $proxy->safe_psql('postgres', $_) foreach $recipe =~ /(.+?;)\n/gs;
 is(ask("SELECT connection LIKE '%lock\\_timeout=1min%' FROM pglock.servers WHERE server = 3"), 't', 'the recipe of the document');
 ask("UPDATE pglock.servers SET connection = split_part(connection, ' options', 1)");
-is(ask('SELECT count(*) FROM pglock.servers WHERE joined'), '4', 'four servers join');
-is_refused('DELETE FROM pglock.servers WHERE server = 1', '23514', 'the servers are not numbered');
-is_refused('UPDATE pglock.servers SET joined = server > 1', '23514', 'the servers are not numbered');
+is(ask("SELECT count(*) FROM pglock.servers WHERE state = 'joined'"), '4', 'four servers join');
+is_refused('DELETE FROM pglock.servers WHERE server = 1', '23514', 'servers must be numbered');
+is_refused("UPDATE pglock.servers SET state = 'joining' WHERE server < 2", '23514', 'servers must be numbered');
 
 my ($client, $other) = (session($proxy), session($proxy));
 
