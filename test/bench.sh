@@ -44,6 +44,7 @@ main() {
 	client guard 'guard of the C++ client, to libpq by hand' 15 '>= 0.95' 1.0
 	instructions guard 'instructions of a guard, to libpq by hand' '<= 1.3' 1.2
 	instructions coroutine 'the same of a coroutine' '<= 2.6' 2.0
+	instructions cluster 'the same of a cluster_guard' '<= 2.0' 1.7
 	client section 'critical section, to lock + UPDATE + unlock' "$pairs" '>= 2' 2.8
 	client section 'the same, with a network of 0.1 ms each way' "$pairs" '>= 2' 2.8 100
 	memory
@@ -195,6 +196,7 @@ instructions() {
 	by_hand=$(count_instructions bench guard_by_hand)
 	case $1 in
 		coroutine) ours=$(count_instructions bench_async) ;;
+		cluster) ours=$(count_instructions bench_cluster) ;;
 		*) ours=$(count_instructions bench "$1") ;;
 	esac
 	row "$2" '' "$ours" "$by_hand" "$(awk "BEGIN { printf \"%.2f\", $ours / $by_hand }")" "$3" "$4"

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "connection.hpp"
+#include "detail/cluster_server.hpp"
 #include "detail/keys.hpp"
 #include "detail/lock_id.hpp"
 #include "error.hpp"
@@ -137,7 +138,7 @@ class cluster
 	void
 	replace(std::size_t server, const connection_ref &connection)
 	{
-		connections_.at(server) = connection.as_server(server);
+		connections_.at(server) = detail::cluster_server::number(connection, server);
 	}
 
   private:

@@ -3,14 +3,12 @@
 
 #include <chrono>
 #include <concepts>
-#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 #include "detail/session.hpp"
@@ -322,25 +320,7 @@ make_operations() noexcept
 	return made;
 }
 
-/// A server of a cluster.
-struct server_name
-{
-	std::size_t number;
-	/// where it was at first
-	std::string host;
-};
-
-[[noreturn]] inline void
-throw_server_lost(const server_name &server, const std::string &host,
-				  const connection_lost &failure)
-{
-	const std::string &place = host.empty() ? server.host : host;
-
-	throw server_lost(server.number,
-					  "server " + std::to_string(server.number) +
-						  (place.empty() ? "" : " (" + place + ")") + ": " + failure.what(),
-					  failure.sqlstate());
-}
+class cluster_server;
 
 template <typename Traits, typename T>
 inline constexpr operations operations_of = make_operations<Traits, T>();
@@ -403,8 +383,7 @@ class connection_ref
 	reply
 	execute(const char *text, parameters values = {}, const deadline &until = {}) const
 	{
-		return with_server_named(
-			[&] { return operations_->execute(connection_, text, values, until); });
+		return operations_->execute(connection_, text, values, until);
 	}
 
 	[[nodiscard]] transaction_status
@@ -416,7 +395,7 @@ class connection_ref
 	void
 	rollback(const deadline &until = {}) const
 	{
-		with_server_named([&] { operations_->rollback(connection_, until); });
+		operations_->rollback(connection_, until);
 	}
 
 	[[nodiscard]] bool
@@ -484,14 +463,13 @@ class connection_ref
 	void
 	prepare(const char *name, const char *text, const deadline &until = {}) const
 	{
-		with_server_named([&] { operations_->prepare(connection_, name, text, until); });
+		operations_->prepare(connection_, name, text, until);
 	}
 
 	reply
 	execute_prepared(const char *name, parameters values, const deadline &until = {}) const
 	{
-		return with_server_named(
-			[&] { return operations_->execute_prepared(connection_, name, values, until); });
+		return operations_->execute_prepared(connection_, name, values, until);
 	}
 
 	[[nodiscard]] std::shared_ptr<detail::session>
@@ -507,47 +485,18 @@ class connection_ref
 		return operations_->host != nullptr ? operations_->host(connection_) : "";
 	}
 
-	/// The same connection, as that of a server of a `cluster`: instead of `connection_lost` it
-	/// throws `server_lost`.
-	[[nodiscard]] connection_ref
-	as_server(std::size_t number) const
-	{
-		connection_ref named = *this;
-
-		named.server_ =
-			std::make_shared<const detail::server_name>(detail::server_name{number, host()});
-		return named;
-	}
-
   private:
+	friend class detail::cluster_server;
+
 	connection_ref(void *connection, const detail::operations *operations) noexcept
 		: connection_(connection), operations_(operations)
 	{
-	}
-
-	template <typename Work>
-	std::invoke_result_t<Work &>
-	with_server_named(Work work) const
-	{
-		try
-		{
-			return work();
-		}
-		catch (const connection_lost &failure)
-		{
-			if (!server_)
-				throw;
-			// libpq may have opened it anew elsewhere, and others have forgotten by now
-			detail::throw_server_lost(*server_, host(), failure);
-		}
 	}
 
 	void *connection_;
 	const detail::operations *operations_;
 	/// null if somebody else keeps the connection
 	std::shared_ptr<void> owner_;
-	/// null if it is not of a cluster
-	std::shared_ptr<const detail::server_name> server_;
 };
 
 /// Keeps the server from ending an idle session, and the locks with it, by `idle_session_timeout`:

@@ -19,8 +19,8 @@ sha1_add(sha1_hash &hash, const std::array<unsigned char, 64> &block) noexcept
 	std::array<std::uint32_t, 80> words{};
 
 	for (std::size_t i = 0; i < 16; i++)
-		for (std::size_t byte = 0; byte < 4; byte++)
-			words[i] = words[i] << 8 | block[4 * i + byte];
+		words[i] = std::uint32_t{block[4 * i]} << 24 | std::uint32_t{block[4 * i + 1]} << 16 |
+				   std::uint32_t{block[4 * i + 2]} << 8 | block[4 * i + 3];
 	for (std::size_t i = 16; i < 80; i++)
 		words[i] = std::rotl(words[i - 3] ^ words[i - 8] ^ words[i - 14] ^ words[i - 16], 1);
 
