@@ -30,7 +30,7 @@ SHLIB_LINK = -lcrypto
 srcdir ?= .
 .DEFAULT_GOAL := all
 
-COMMANDS = demo test matrix client-matrix assert-test sanitize-test postgres-test packages install-test bench peers chaos ha
+COMMANDS = demo test matrix client-matrix assert-test sanitize-test postgres-test packages install-test bench peers curves chaos ha
 CLIENT_TARGETS = install-client uninstall-client
 
 # the commands find or install their own PostgreSQL; the client alone and the archives need no server

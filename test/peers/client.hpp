@@ -1,7 +1,6 @@
 // client.hpp: what every peer is to do: take a lock by its name, work, and give the lock back.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -45,6 +44,8 @@ struct places
 {
 	std::map<std::string, std::uint16_t> ports;
 	bool synchronous_commit = true;
+	/// What a client has its session of PostgreSQL do when it begins: SQL, or nothing.
+	std::string prelude;
 };
 
 struct peer

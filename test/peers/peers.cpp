@@ -8,27 +8,24 @@
 //
 // See test/peers.sh, which starts the servers and passes the options.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <list>
 #include <map>
 #include <mysql.h>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "measure.hpp"
 #include "network.hpp"
 #include "peers.hpp"
 #include "row.hpp"
+#include "turns.hpp"
 
 namespace
 {
 using nlohmann::json;
-using seconds = std::chrono::duration<double>;
 
 /// One comparison: whoever takes part does the same under the same circumstances.
 struct comparison
@@ -59,22 +56,6 @@ comparisons(const std::vector<int> &delays)
 	return all;
 }
 
-double
-quantile(std::vector<double> &values, double share)
-{
-	auto nth = values.begin() +
-			   static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1) + 0.5);
-
-	std::nth_element(values.begin(), nth, values.end());
-	return *nth;
-}
-
-double
-median(std::vector<double> values)
-{
-	return quantile(values, 0.5);
-}
-
 /// The servers as they are seen over a network of so many microseconds each way.
 class internet
 {
@@ -99,18 +80,11 @@ class internet
 	std::map<std::string, std::uint16_t> ports_;
 };
 
-/// What a peer has got done in the rounds of a comparison.
-struct record
-{
-	std::vector<double> rates;
-	std::vector<double> waits;
-};
-
 class trial
 {
   public:
-	trial(std::map<std::string, std::uint16_t> servers, seconds time, int rounds)
-		: servers_(std::move(servers)), time_(time), rounds_(rounds), row_({servers_, true})
+	trial(std::map<std::string, std::uint16_t> servers, const turns &turns)
+		: servers_(std::move(servers)), turns_(turns), row_({servers_, true, {}})
 	{
 		peers_ = postgres_peers();
 		for (peer &each : redis_peers())
@@ -123,13 +97,13 @@ class trial
 	void
 	check()
 	{
-		auto lost = [&](const peer &peer, seconds time) {
+		auto lost = [&](const peer &peer) {
 			std::int64_t before = row_.value(shared_key);
 			figures seen = measure(
 				[&] {
-					return peer.connect({servers_, false});
+					return peer.connect({servers_, false, {}});
 				},
-				{true, 4, work::read_and_write}, time);
+				{true, 4, work::read_and_write}, turns_.time);
 
 			return std::pair(seen.cycles - (row_.value(shared_key) - before), seen.overlaps);
 		};
@@ -137,7 +111,7 @@ class trial
 		std::printf("%-16s %12s %8s\n", "4 clients", "lost updates", "overlaps");
 		for (const peer &peer : peers_)
 		{
-			auto [updates, overlaps] = lost(peer, time_);
+			auto [updates, overlaps] = lost(peer);
 
 			std::printf("%-16s %12lld %8lld\n", peer.name.c_str(), static_cast<long long>(updates),
 						static_cast<long long>(overlaps));
@@ -146,7 +120,7 @@ class trial
 		}
 		for (int attempt = 0;; attempt++)
 		{
-			auto [updates, overlaps] = lost(no_lock(), time_);
+			auto [updates, overlaps] = lost(no_lock());
 
 			if (updates > 0 && overlaps > 0)
 			{
@@ -160,81 +134,36 @@ class trial
 	}
 
 	json
-	compare(const comparison &compared)
+	run(const comparison &compared)
 	{
 		internet network(servers_, compared.delay_us);
-		places places{network.ports(), compared.synchronous_commit};
-		std::vector<const peer *> taking_part;
-		std::map<const peer *, record> records;
+		places places{network.ports(), compared.synchronous_commit, {}};
+		std::vector<competitor> taking_part;
 
 		for (const peer &peer : peers_)
 			if (!peer.needs_work || compared.task.work != work::nothing)
-				taking_part.push_back(&peer);
-		for (int round = 0; round < rounds_; round++)
-		{
-			for (const peer *peer : taking_part)
-				run(*peer, places, compared.task, records[peer]);
-			// who was first is last
-			std::reverse(taking_part.begin(), taking_part.end());
-		}
-		if (rounds_ % 2 == 1)
-			std::reverse(taking_part.begin(), taking_part.end());
+				taking_part.push_back({peer.name, [&] { return peer.connect(places); }});
 
-		json rows = json::array();
+		std::int64_t updates = row_.value(shared_key);
+		json rows = compare(taking_part, compared.task, turns_,
+							[&](const competitor &competitor, const figures &seen) {
+								updates += compared.task.work == work::nothing ? 0 : seen.cycles;
+								if (row_.value(shared_key) != updates)
+									throw std::runtime_error(
+										competitor.name + ": the row was not updated once a cycle");
+							});
 
-		for (const peer *peer : taking_part)
-			rows.push_back(
-				summary(compared, peer->name, records[peer], records[taking_part.front()]));
+		for (json &row : rows)
+			row.update({{"case", compared.name},
+						{"clients", compared.task.clients},
+						{"synchronous_commit", compared.synchronous_commit},
+						{"delay_us", compared.delay_us}});
 		return rows;
 	}
 
   private:
-	void
-	run(const peer &peer, const places &places, const task &task, record &record)
-	{
-		std::int64_t before = row_.value(shared_key);
-		figures seen = measure([&] { return peer.connect(places); }, task, time_);
-		std::int64_t updates = row_.value(shared_key) - before;
-
-		if (seen.overlaps != 0)
-			throw std::runtime_error(peer.name + ": two clients had the lock at a time");
-		if (updates != (task.work == work::nothing ? 0 : seen.cycles))
-			throw std::runtime_error(peer.name + ": the row was not updated once a cycle");
-		record.rates.push_back(seen.rate);
-		record.waits.insert(record.waits.end(), seen.waits.begin(), seen.waits.end());
-	}
-
-	json
-	summary(const comparison &compared, const std::string &name, record &ours,
-			const record &builtin) const
-	{
-		std::vector<double> ratios;
-
-		for (std::size_t round = 0; round < ours.rates.size(); round++)
-			ratios.push_back(ours.rates[round] / builtin.rates[round]);
-
-		json row{{"case", compared.name},
-				 {"clients", compared.task.clients},
-				 {"synchronous_commit", compared.synchronous_commit},
-				 {"delay_us", compared.delay_us},
-				 {"peer", name},
-				 {"rates", ours.rates},
-				 {"rate", median(ours.rates)},
-				 {"to_builtin", median(ratios)},
-				 {"p50_ms", nullptr},
-				 {"p99_ms", nullptr}};
-
-		if (!ours.waits.empty())
-		{
-			row["p50_ms"] = quantile(ours.waits, 0.5);
-			row["p99_ms"] = quantile(ours.waits, 0.99);
-		}
-		return row;
-	}
-
 	std::map<std::string, std::uint16_t> servers_;
-	seconds time_;
-	int rounds_;
+	turns turns_;
 	row row_;
 	std::vector<peer> peers_;
 };
@@ -242,22 +171,14 @@ class trial
 void
 print(const comparison &compared, const json &rows)
 {
-	auto number = [](const json &value) {
-		std::array<char, 32> text{"-"};
-
-		if (!value.is_null())
-			std::snprintf(text.data(), text.size(), "%.3f", value.get<double>());
-		return std::string(text.data());
-	};
-
 	std::printf("\n%s, %d client(s), network %d us, synchronous_commit %s\n", compared.name.c_str(),
 				compared.task.clients, compared.delay_us,
 				compared.synchronous_commit ? "on" : "off");
 	std::printf("%-16s %10s %10s %10s %12s\n", "", "cycles/s", "p50 ms", "p99 ms", "to built-in");
 	for (const json &row : rows)
 		std::printf("%-16s %10.0f %10s %10s %12.2f\n", row["peer"].get<std::string>().c_str(),
-					row["rate"].get<double>(), number(row["p50_ms"]).c_str(),
-					number(row["p99_ms"]).c_str(), row["to_builtin"].get<double>());
+					row["rate"].get<double>(), text_of(row["p50_ms"]).c_str(),
+					text_of(row["p99_ms"]).c_str(), row["to_first"].get<double>());
 	std::fflush(stdout);
 }
 } // namespace
@@ -284,13 +205,13 @@ try
 
 	mysql_library_init(0, nullptr, nullptr);
 
-	trial trial(servers, seconds(time), rounds);
+	trial trial(servers, {std::chrono::duration<double>(time), rounds});
 	json results{{"about", about}, {"seconds", time}, {"rounds", rounds}, {"rows", json::array()}};
 
 	trial.check();
 	for (const comparison &compared : comparisons(delays))
 	{
-		json rows = trial.compare(compared);
+		json rows = trial.run(compared);
 
 		print(compared, rows);
 		results["rows"].insert(results["rows"].end(), rows.begin(), rows.end());

@@ -23,6 +23,8 @@ class row
 	{
 		if (PQstatus(get()) != CONNECTION_OK)
 			throw std::runtime_error(PQerrorMessage(get()));
+		if (!places.prelude.empty())
+			execute_all(places.prelude);
 		prepare({{"update", "UPDATE counters SET value = value + 1 WHERE name = $1"},
 				 {"read", "SELECT set_config('peers.seen', value::text, false) FROM counters "
 						  "WHERE name = $1"},
@@ -51,6 +53,13 @@ class row
 		const char *value = parameter.c_str();
 
 		return check(PQexecPrepared(get(), statement, 1, &value, nullptr, nullptr, 0));
+	}
+
+	/// Runs SQL, without parameters.
+	std::string
+	execute_all(const std::string &statements)
+	{
+		return check(PQexec(get(), statements.c_str()));
 	}
 
 	/// Each statement commits by itself.

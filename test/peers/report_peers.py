@@ -1,45 +1,15 @@
-"""Makes tables in Markdown and plots from what peers.cpp has measured.
+"""Makes tables in Markdown and plots from what peers.cpp has measured, and says which bars were missed."""
 
-The folder has the results, peers.json, and gets the plots. The tables go into a file of their own, or into a document,
-between two comments that mark the place.
-"""
-
-import argparse
-import json
-import pathlib
-import re
 import statistics
-import textwrap
 
 from plots import Figure, axis_title, data, log_axis, quoted
+from results import COLORS, circumstances, groups, number, report
 
-BEGIN, END = "<!-- what make peers has measured -->\n", "<!-- end of what make peers has measured -->\n"
-
-COLORS = {
-    "built-in": "#7f8fa6",
-    "SQL functions": "#5b9bd5",
-    "guard": "#2f7fd0",
-    "critical section": "#1f9e89",
-    "lease": "#c08a1e",
-    "lease, checked": "#d9a441",
-    "Redis": "#d1495b",
-    "Redis, AOF": "#b0707a",
-    "MariaDB": "#9467bd",
-    "etcd": "#8c6d5a",
-}
 TITLES = {
     "alone": "Lock and unlock, each client with a key of its own",
     "one key": "Lock and unlock of one key",
     "update": "Lock, UPDATE of one row, unlock",
 }
-
-
-def groups(rows, *names):
-    """The rows by the values of these fields, in the order in which they come."""
-    found = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
-    return found
 
 
 def clients(count):
@@ -59,12 +29,6 @@ def durability(row):
 #
 
 
-def number(value):
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def table(rows):
     """A line for each peer; for each number of clients how many cycles there are in a second, and the waits."""
     counts = list(groups(rows, "clients"))
@@ -79,22 +43,16 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def tables(rows):
+def tabulate(rows):
     parts = []
     for (case, delay, _), own in groups(rows, "case", "delay_us", "synchronous_commit").items():
         parts.append(f"{TITLES[case]}; {network(delay)}{durability(own[0])}:\n\n{table(own)}")
     return "\n".join(parts)
 
 
-def introduction(results):
-    about = results["about"]
-    turns = f"{results['rounds']} turns of {results['seconds']:g} s" if results["rounds"] > 1 else f"one turn of {results['seconds']:g} s"
-    text = (
-        f"Measured on {about['date']} on {about['system']}, {about['machine']}, with PostgreSQL {about['PostgreSQL']}, "
-        f"Redis {about['Redis']}, MariaDB {about['MariaDB']} and etcd {about['etcd']}. Cycles per second are the median of "
-        f"{turns}. The times are how long a client waits for the lock."
-    )
-    return textwrap.fill(text, 128, break_on_hyphens=False, break_long_words=False) + "\n"
+def introduce(results):
+    versions = circumstances(results, ["PostgreSQL", "Redis", "MariaDB", "etcd"])
+    return f"{versions} The times are how long a client waits for the lock."
 
 
 #
@@ -179,40 +137,18 @@ def plot_waits(rows, path):
     figure.save()
 
 
-def plots(results, folder):
-    """Makes them, and returns their names with what they show."""
+def plot(rows, folder):
+    print("\nbars\n" + "\n".join(bars_kept(rows)))
     made = {}
-    for (case,), rows in groups(results["rows"], "case").items():
+    for (case,), own in groups(rows, "case").items():
         name = f"peers-{case.replace(' ', '-')}.svg"
-        plot_rates(rows, case, folder / name)
+        plot_rates(own, case, folder / name)
         made[name] = f"{TITLES[case]}: cycles per second"
-    if any(row["delay_us"] == 0 for row in results["rows"]):
-        plot_waits(results["rows"], folder / "peers-waits.svg")
+    if any(row["delay_us"] == 0 for row in rows):
+        plot_waits(rows, folder / "peers-waits.svg")
         made["peers-waits.svg"] = "How long clients wait for the lock"
     return made
 
 
-def main():
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("folder", type=pathlib.Path)
-    options.add_argument("--tables", type=pathlib.Path)
-    options.add_argument("--document", type=pathlib.Path)
-    given = options.parse_args()
-    results = json.loads((given.folder / "peers.json").read_text())
-    made = plots(results, given.folder)
-    print("\nbars\n" + "\n".join(bars_kept(results["rows"])))
-    if given.tables:
-        given.tables.write_text(introduction(results) + "\n" + tables(results["rows"]))
-    if given.document:
-        images = "".join(f"![{text}]({given.folder.name}/{name})\n\n" for name, text in made.items())
-        text = given.document.read_text()
-        place = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
-        found = f"\n{introduction(results)}\n{images}{tables(results['rows'])}\n"
-        text, places = place.subn(lambda _: found, text)
-        if places != 1:
-            raise SystemExit(f"{given.document} does not say where the tables are to go")
-        given.document.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    report("peers", introduce, plot, tabulate)
