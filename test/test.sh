@@ -90,13 +90,14 @@ find_service() {
 	fi
 }
 
-# Adds PL/Proxy to a PostgreSQL of Debian. In another one its tests are skipped without it, but not in CI.
+# Adds PL/Proxy to a PostgreSQL of Debian. Another one may lack it: then its tests are skipped, but not in CI.
 find_plproxy() {
 	asked_for 054_plproxy 055_adding_servers || return 0
 	[[ ! -e $("$PG_CONFIG" --pkglibdir)/plproxy.so ]] || return 0
-	if [[ $server != postgresql-* ]] || ! apt_get install --no-install-recommends "$server-plproxy"; then
-		do_without "PL/Proxy"
-	fi
+	[[ $server == postgresql-* ]] || { do_without PL/Proxy; return; }
+	update_lists
+	say "installing with apt-get: $server-plproxy"
+	apt_get install --no-install-recommends "$server-plproxy" || do_without "$server-plproxy"
 }
 
 # Tests are skipped without it, but not in CI.

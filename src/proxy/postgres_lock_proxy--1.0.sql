@@ -242,8 +242,8 @@ END $$;
 
 COMMENT ON FUNCTION acquire(text, timeout interval, shared boolean, scope text) IS
 'As acquire of the extension postgres_lock, on the server that has the key, at session scope: 0A000 for another. The
-lock stays whatever becomes of the transaction and of the statement here. After an error release_all() has to be called:
-the session on the server has ended, or ends with the next call, and with it all its locks.';
+lock stays whatever becomes of the transaction and of the statement here. Call release_all() after an error: one that
+comes from the server ends the session there with the next call, and all its locks; after a cancel the lock may be held.';
 
 CREATE FUNCTION try(key text, shared boolean = false, scope text = 'session')
 RETURNS boolean LANGUAGE sql

@@ -256,11 +256,17 @@ is($client->query_safe("SELECT pglock.held('$a'), pglock.held('$same')"), 't|t',
 is($client->query_safe("SELECT control_held('control')"), 'f', '... control: that of a named cluster is lost');
 $client->query_safe('SELECT pglock.release_all()');
 
-# another role has other sessions
-ask('CREATE ROLE app SUPERUSER LOGIN');
-$_->safe_psql('postgres', 'CREATE ROLE app SUPERUSER LOGIN') foreach @servers;
-is($client->query_safe("SELECT pglock.acquire('$a'); SET ROLE app; SELECT pglock.held('$a'); RESET ROLE; SELECT pglock.release('$a')"),
-	"t\nf\nt", 'after SET ROLE a client has other sessions');
+# any role may use them, and each has other sessions
+foreach ($proxy, @servers)
+{
+	$_->safe_psql('postgres', 'CREATE ROLE app LOGIN');
+}
+is($client->query_safe("SELECT pglock.acquire('$a'); SET ROLE app; SELECT pglock.held('$a'), pglock.try('$a'), pglock.try('$b')"),
+	"t\nf|f|t", 'after SET ROLE a client has other sessions');
+is($client->query_safe("SELECT key FROM pglock.locks WHERE usename = 'app'"), $b, '... which the view shows');
+is($client->query_safe("SELECT pglock.release_lease('$a', pglock.try_lease('$a')), pglock.release_all()"), 't|1', '... with leases');
+like((call_on($client, 'UPDATE pglock.servers SET connection = NULL'))[1], qr/permission denied/, '... it cannot change the servers');
+is($client->query_safe("RESET ROLE; SELECT pglock.release('$a')"), 't', '... the first has what it had');
 
 #
 # Deadlocks, cancels, and clients that are gone
@@ -278,10 +284,12 @@ like(finish_waiting($other), qr/00000|55P03/, '... the other gets its lock, unle
 call_on($other, 'SELECT pglock.release_all()');
 
 $blocker->query_safe("SELECT pglock.acquire('$a')");
+$client->query_safe("SELECT pglock.acquire('$same')");
 start_waiting($client, "SET statement_timeout = '500ms'; SELECT pglock.acquire('$a', '1h')");
 is(finish_waiting($client), '57014', 'statement_timeout ends a wait');
 is_soon_there($a, 'SELECT count(*) FROM pglock.locks WHERE NOT granted', '0', '... on the server, too');
-call_on($client, 'RESET statement_timeout; SELECT pglock.release_all()');
+is((call_on($client, "RESET statement_timeout; SELECT pglock.held('$same')"))[0], 't', '... the session there goes on, with its locks');
+call_on($client, 'SELECT pglock.release_all()');
 
 start_waiting($other, "SELECT pglock.acquire('$b'), pglock.acquire('$a', '1h')");
 wait_for_waiter($servers[1], $a);
