@@ -212,6 +212,7 @@ need_client() {
 	need libasio-dev test -f /usr/include/asio.hpp
 	has_boost || need "$(boost_package)" has_boost
 	need libgtest-dev has_package gtest
+	need libssl-dev test -f /usr/include/openssl/sha.h
 	need pkg-config has pkg-config
 }
 

@@ -26,7 +26,6 @@ using namespace std::chrono_literals;
 using pglock::cluster_guard;
 using texts = std::vector<std::string>;
 
-static_assert(pglock::detail::lock_id("shared-identifier") == 142468548502040132);
 static_assert(!std::is_copy_constructible_v<cluster_guard> &&
 			  std::is_nothrow_move_constructible_v<cluster_guard> &&
 			  std::is_nothrow_move_assignable_v<cluster_guard>);
@@ -160,17 +159,6 @@ TEST(ServerOf, GivesEachServerItsShare)
 	for (int i = 0; i < 10000; i++)
 		keys[pglock::server_of("order:" + std::to_string(i), keys.size())]++;
 	EXPECT_GT(*std::ranges::min_element(keys), 1900);
-}
-
-TEST(ServerOf, HashesLengthsAroundABlock)
-{
-	// the sum over all of them, as another implementation of SHA-1 has it
-	std::uint64_t sum = 0;
-
-	for (std::size_t length = 0; length <= 200; length++)
-		sum = sum * 31 +
-			  static_cast<std::uint64_t>(pglock::detail::lock_id(std::string(length, 'x')));
-	EXPECT_EQ(sum, 10510961899843554753u);
 }
 
 TEST_F(Cluster, PicksTheConnectionByTheKey)

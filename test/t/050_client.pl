@@ -296,7 +296,8 @@ foreach my $number (1 .. @examples)
 	print $handle $examples[ $number - 1 ];
 	close $handle;
 
-	my $packages = 'postgres_lock' . ($examples[ $number - 1 ] =~ /pqxx/ ? ' libpqxx' : '');
+	my $packages = join ' ', 'postgres_lock', ($examples[ $number - 1 ] =~ /pqxx/ ? 'libpqxx' : ()),
+	  ($examples[ $number - 1 ] =~ /cluster/ ? 'libcrypto' : ());
 
 	succeeds("example $number of $document compiles", 'sh', '-c',
 		"$compiler -std=c++20 $warnings $source -o $build/example$number "

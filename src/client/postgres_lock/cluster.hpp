@@ -31,7 +31,8 @@ namespace pglock
 {
 /// Which of so many servers, counted from 0, has the locks, slots and leases of a key. The same as
 /// `pglock.server_of()` in SQL: the lock id modulo the number of servers. The text of the key is
-/// taken as UTF-8. Throws `std::invalid_argument` if there is no server.
+/// taken as UTF-8. Throws `std::invalid_argument` if there is no server, and `std::runtime_error`
+/// if OpenSSL fails.
 [[nodiscard]] inline std::size_t
 server_of(const key &key, std::size_t servers)
 {

@@ -2,86 +2,28 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <openssl/sha.h>
+#include <stdexcept>
 #include <string_view>
 
 namespace pglock::detail
 {
-/// 160 bits as one number, the highest 32 first.
-using sha1_hash = std::array<std::uint32_t, 5>;
+/// A SHA-1 hash as one number of 160 bits, the highest 32 first.
+using sha1_hash = std::array<std::uint32_t, SHA_DIGEST_LENGTH / sizeof(std::uint32_t)>;
 
-/// One block of SHA-1: FIPS 180-4, 6.1.2.
-constexpr void
-sha1_add(sha1_hash &hash, const std::array<unsigned char, 64> &block) noexcept
+[[nodiscard]] inline sha1_hash
+sha1(std::string_view text)
 {
-	std::array<std::uint32_t, 80> words{};
+	std::array<unsigned char, SHA_DIGEST_LENGTH> digest{};
+	sha1_hash hash{};
 
-	for (std::size_t i = 0; i < 16; i++)
-		words[i] = std::uint32_t{block[4 * i]} << 24 | std::uint32_t{block[4 * i + 1]} << 16 |
-				   std::uint32_t{block[4 * i + 2]} << 8 | block[4 * i + 3];
-	for (std::size_t i = 16; i < 80; i++)
-		words[i] = std::rotl(words[i - 3] ^ words[i - 8] ^ words[i - 14] ^ words[i - 16], 1);
-
-	std::uint32_t a = hash[0];
-	std::uint32_t b = hash[1];
-	std::uint32_t c = hash[2];
-	std::uint32_t d = hash[3];
-	std::uint32_t e = hash[4];
-	auto rounds = [&](std::size_t first, std::uint32_t constant, auto function) {
-		for (std::size_t i = first; i < first + 20; i++)
-		{
-			std::uint32_t next = std::rotl(a, 5) + function(b, c, d) + e + constant + words[i];
-
-			e = d;
-			d = c;
-			c = std::rotl(b, 30);
-			b = a;
-			a = next;
-		}
-	};
-	auto choice = [](auto x, auto y, auto z) { return (x & y) ^ (~x & z); };
-	auto parity = [](auto x, auto y, auto z) { return x ^ y ^ z; };
-	auto majority = [](auto x, auto y, auto z) { return (x & y) ^ (x & z) ^ (y & z); };
-
-	rounds(0, 0x5a827999, choice);
-	rounds(20, 0x6ed9eba1, parity);
-	rounds(40, 0x8f1bbcdc, majority);
-	rounds(60, 0xca62c1d6, parity);
-
-	hash[0] += a;
-	hash[1] += b;
-	hash[2] += c;
-	hash[3] += d;
-	hash[4] += e;
-}
-
-[[nodiscard]] constexpr sha1_hash
-sha1(std::string_view text) noexcept
-{
-	sha1_hash hash{0x67452301, 0xefcdab89, 0x98badcfe, 0x10325476, 0xc3d2e1f0};
-	std::array<unsigned char, 64> block{};
-	std::size_t used = 0;
-	auto add = [&](unsigned char byte) {
-		block[used++] = byte;
-		if (used == block.size())
-		{
-			sha1_add(hash, block);
-			used = 0;
-		}
-	};
-
-	for (char each : text)
-		add(static_cast<unsigned char>(each));
-	add(0x80);
-	while (used != block.size() - sizeof(std::uint64_t))
-		add(0);
-
-	std::uint64_t bits = std::uint64_t{text.size()} * 8;
-
-	for (int shift = 56; shift >= 0; shift -= 8)
-		add(static_cast<unsigned char>(bits >> shift));
+	if (SHA1(reinterpret_cast<const unsigned char *>(text.data()), text.size(), digest.data()) ==
+		nullptr)
+		throw std::runtime_error("OpenSSL could not compute a SHA-1 hash");
+	for (std::size_t i = 0; i < digest.size(); i++)
+		hash[i / sizeof(std::uint32_t)] = hash[i / sizeof(std::uint32_t)] << 8 | digest[i];
 	return hash;
 }
 
@@ -118,9 +60,9 @@ first_18_digits(sha1_hash number) noexcept
 	return static_cast<std::int64_t>(digits);
 }
 
-/// The lock id of a key whose text is UTF-8.
-[[nodiscard]] constexpr std::int64_t
-lock_id(std::string_view key) noexcept
+/// The lock id of a key whose text is UTF-8. Throws `std::runtime_error` if OpenSSL fails.
+[[nodiscard]] inline std::int64_t
+lock_id(std::string_view key)
 {
 	return first_18_digits(sha1(key));
 }
