@@ -247,8 +247,6 @@ raise_timeout(const lock_key &key)
 void
 confirm(std::span<const lock_key> keys, const request &how)
 {
-	if (settings::synchronous_acquire == confirmation::off)
-		return;
 	PG_TRY();
 	{
 		confirmation::await(keys.size() == 1
@@ -271,7 +269,8 @@ acquire(const lock_key &key, const request &how)
 	check_may_acquire(key, how);
 	if (!take_or_wait(key, how))
 		return false;
-	confirm({&key, 1}, how);
+	if (confirmation::is_wanted())
+		confirm({&key, 1}, how);
 	return true;
 }
 
@@ -301,7 +300,8 @@ acquire_all(std::span<lock_key> keys, const request &how)
 		undo_all(keys.first(taken), how);
 		return false;
 	}
-	confirm(keys, how);
+	if (confirmation::is_wanted())
+		confirm(keys, how);
 	return true;
 }
 
@@ -319,7 +319,8 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 	}
 	if (!is_taken)
 		raise_timeout(key);
-	confirm({&key, 1}, how);
+	if (confirmation::is_wanted())
+		confirm({&key, 1}, how);
 }
 
 bool

@@ -33,8 +33,8 @@ void get_ready_to_wait(const char *noun, const lock_key &key, const request &how
 [[noreturn]] void raise_timeout(const lock_key &key);
 
 /*
- * Has it confirmed, if pglock.synchronous_acquire says so, that this server is the primary still
- * after the locks were taken, or gives them back and raises why not; see confirmation.hpp.
+ * Has it confirmed that this server is still the primary after the locks were taken, or gives them
+ * back and raises why not. To be called where confirmation.hpp says that it is wanted.
  */
 void confirm(std::span<const lock_key> keys, const request &how);
 

@@ -11,7 +11,6 @@
 
 #include "deadline.hpp"
 #include "durability.hpp"
-#include "module.hpp"
 
 namespace pglock::confirmation
 {

@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "module.hpp"
 #include "pg.hpp"
 
 namespace pglock::confirmation
@@ -13,6 +14,13 @@ enum setting : int {
 	on,	   /* as a commit waits: not where there are no synchronous standbys */
 	strict /* refuses where there are none */
 };
+
+/* Costs next to nothing, as most never want it. */
+inline bool
+is_wanted()
+{
+	return settings::synchronous_acquire != off;
+}
 
 /*
  * Waits until synchronous standbys have confirmed what was logged after this was called: then none

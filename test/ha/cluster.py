@@ -92,9 +92,6 @@ class Node:
     def stop_patroni(self):
         self.process.send_signal(signal.SIGSTOP)
 
-    def continue_patroni(self):
-        self.process.send_signal(signal.SIGCONT)
-
     def kill_patroni(self):
         self.process.kill()
         self.process.wait()
