@@ -78,7 +78,8 @@ CREATE FUNCTION lock_status(
     OUT waiting_since timestamptz,
     OUT blocked_by integer[],
     OUT token bigint,
-    OUT slot integer)
+    OUT slot integer,
+    OUT holder text)
 RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'pglock_lock_status_1_1' LANGUAGE C
 VOLATILE PARALLEL RESTRICTED;
@@ -318,7 +319,7 @@ COMMENT ON FUNCTION acquire_lease(text, ttl interval, timeout interval, holder t
 'Waits for a lease and takes it. Returns its token, with which any session of this role can renew, check
 and release it; NULL: the timeout passed. It ends when it is released or revoked, or when another takes it
 after it has expired. ttl: how long it lasts unless it is renewed, from 1 ms to 1 year. timeout: as for
-acquire. holder: whom the view leases shows. slots: so many may hold a lease of the key at a time. Taken in
+acquire. holder: whom the view leases shows, by default what pglock.holder says. slots: so many may hold a lease of the key at a time. Taken in
 a transaction that is rolled back, it never was. The token is a fencing token, as that of token(). Errors:
 22004, 22023, 25006 on a standby and in a read-only transaction, 40P01, 53200, 57014, 55P03 only for
 lock_timeout.';
@@ -570,6 +571,29 @@ other roles took only members of pg_read_all_stats see key and holder; everybody
 -- How full the statistics of waits are
 --
 
+CREATE FUNCTION contention_histogram(
+    OUT key text,
+    OUT lock_id bigint,
+    OUT of_slots boolean,
+    OUT le double precision,
+    OUT waits bigint)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pglock_contention_histogram' LANGUAGE C
+VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION contention_histogram() IS
+'What the view contention_histogram shows.';
+
+CREATE VIEW contention_histogram AS
+SELECT * FROM @extschema@.contention_histogram();
+
+GRANT SELECT ON contention_histogram TO PUBLIC;
+
+COMMENT ON VIEW contention_histogram IS
+'How long the waits took that the view contention counts: for each of its rows, how many took at most le
+milliseconds, whatever their outcome. le is 1, 3, 10 and so on up to 300000, and Infinity, whose row has
+all of the waits. key, lock_id and of_slots are those of contention.';
+
 CREATE FUNCTION contention_info(
     OUT keys integer,
     OUT max_keys integer,
@@ -674,7 +698,7 @@ that a session holds in two modes, or took through this extension at two scopes,
 lock_id is NULL for locks with two integers as their key, pid for prepared transactions. key, scope,
 depth, held_since and token are published by the sessions, and NULL for what was taken only through the
 built-in functions. slot is the number of a slot, 0 for whoever waits for any slot of the key, and NULL
-for a lock. For sessions of other roles only members of pg_read_all_stats see them; everybody
+for a lock. holder is what the session has set pglock.holder to, NULL for nothing. For sessions of other roles only members of pg_read_all_stats see them; everybody
 else sees <insufficient privilege> as the key, and NULL. Error 25006 on a standby, which does not know the
 locks of the primary, unless pglock.allow_on_standby is on. Before PostgreSQL 17 other sessions publish
 nothing unless postgres_lock is in shared_preload_libraries.';

@@ -5,6 +5,7 @@
 
 #include "shared.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -150,6 +151,15 @@ remember_role(statistics &s)
 	}
 }
 
+size_t
+bucket_of(int64 wait_time)
+{
+	return static_cast<size_t>(
+		std::lower_bound(std::begin(longest_of_bucket), std::end(longest_of_bucket), wait_time,
+						 [](int64 longest, int64 time) { return 1000 * longest < time; }) -
+		std::begin(longest_of_bucket));
+}
+
 void
 add_wait(statistics &s, outcome end, TimestampTz now)
 {
@@ -166,6 +176,7 @@ add_wait(statistics &s, outcome end, TimestampTz now)
 	s.waits++;
 	s.total_wait_time += wait_time;
 	s.max_wait_time = Max(s.max_wait_time, wait_time);
+	s.by_duration[bucket_of(wait_time)]++;
 	s.timeouts += end == outcome::timeout;
 	s.deadlocks += end == outcome::deadlock;
 	s.cancels += end == outcome::cancel;

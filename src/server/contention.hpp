@@ -9,6 +9,7 @@
 
 #include "key.hpp"
 
+#include <iterator>
 #include <optional>
 #include <type_traits>
 
@@ -27,6 +28,14 @@ void end_wait(outcome end);
 /* How the error that was just caught has ended a wait; `none`: there was no wait. */
 outcome outcome_of_error();
 
+/*
+ * Waits are also counted by how long they took, in milliseconds: at most 1, 3, 10 and so on, and
+ * all that took longer.
+ */
+constexpr int64 longest_of_bucket[] = {1,	 3,	   10,	  30,	 100,	 300,
+									   1000, 3000, 10000, 30000, 100000, 300000};
+constexpr size_t buckets = std::size(longest_of_bucket) + 1;
+
 /* What is known of one key; times in microseconds. */
 struct statistics
 {
@@ -40,6 +49,7 @@ struct statistics
 	int64 timeouts;
 	int64 deadlocks;
 	int64 cancels;
+	int64 by_duration[buckets];
 	TimestampTz last_wait_at;
 	TimestampTz since;
 };

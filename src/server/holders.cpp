@@ -25,13 +25,11 @@ is_asked_for(const lockable &what, const lockable &asked)
 
 /* Since when a process holds that, in whatever mode and scope; 0: it has not published it. */
 TimestampTz
-held_since(const lock_table::holder &by, const lockable &asked)
+held_since(const registry::reader &published, const lock_table::holder &by, const lockable &asked)
 {
-	registry::reader reader;
 	TimestampTz since = 0;
 
-	reader.begin(by.number);
-	reader.for_each(by.number, [&](const registry::publication &p) {
+	published.for_each(by.number, [&](const registry::publication &p) {
 		if (!is_asked_for(p.what, asked))
 			return;
 		for (mode m : modes)
@@ -39,8 +37,21 @@ held_since(const lock_table::holder &by, const lockable &asked)
 				if (TimestampTz begun = p.in(m, s).since; begun != 0)
 					since = since == 0 ? begun : Min(since, begun);
 	});
-	reader.end();
 	return since;
+}
+
+/* For whom it takes its locks, and since when it holds that, as far as it has published it. */
+void
+append_published(StringInfo words, const lock_table::holder &by, const lockable &asked)
+{
+	registry::reader published;
+
+	published.begin(by.number);
+	if (const text *holder = published.holder(by.number); holder != nullptr)
+		appendStringInfo(words, " for \"%s\"", text_to_cstring(holder));
+	if (TimestampTz since = held_since(published, by, asked); since != 0)
+		appendStringInfo(words, " since %s", timestamptz_to_str(since));
+	published.end();
 }
 
 void
@@ -58,8 +69,7 @@ append_holder(StringInfo words, const activity::reader &activity, const lock_tab
 	if (const PgBackendStatus *status = activity.status_of(by.pid);
 		status != nullptr && status->st_appname[0] != '\0')
 		appendStringInfo(words, " (%s)", status->st_appname);
-	if (TimestampTz since = held_since(by, asked); since != 0)
-		appendStringInfo(words, " since %s", timestamptz_to_str(since));
+	append_published(words, by, asked);
 }
 } // namespace
 

@@ -10,6 +10,7 @@
 #include "lease_locks.hpp"
 #include "lease_sweep.hpp"
 #include "leases.hpp"
+#include "registry.hpp"
 #include "row_builder.hpp"
 #include "visibility.hpp"
 
@@ -54,13 +55,14 @@ optional_ttl_argument(FunctionCallInfo fcinfo, int argument)
 	return PG_ARGISNULL(argument) ? leases::same_ttl : ttl_argument(fcinfo, argument);
 }
 
+/* NULL: whom the session takes its locks for, if it says so. */
 const text *
 holder_argument(FunctionCallInfo fcinfo, int argument)
 {
 	shown_name_buffer shown;
 
 	if (PG_ARGISNULL(argument))
-		return nullptr;
+		return registry::own_holder();
 
 	int length = show_name(text_bytes(PG_GETARG_DATUM(argument)), shown);
 

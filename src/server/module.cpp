@@ -8,6 +8,7 @@
 
 #include "compat.hpp"
 #include "confirmation.hpp"
+#include "registry.hpp"
 #include "shared.hpp"
 #include "watch.hpp"
 
@@ -23,6 +24,7 @@ bool warnings = true;
 bool session_scope = true;
 bool allow_on_standby = false;
 int synchronous_acquire = confirmation::off;
+char *holder = nullptr;
 int max_holds = 0;
 int max_contended_keys = 1000;
 int lease_grace = 0;
@@ -38,8 +40,18 @@ static const config_enum_entry synchronous_acquire_values[] = {
 };
 
 static void
+publish_holder(const char *value, void *)
+{
+	registry::publish_holder(value);
+}
+
+static void
 define()
 {
+	DefineCustomStringVariable("pglock.holder",
+							   "Sets whom this session takes its locks and leases for.",
+							   "The views \"locks\" and \"leases\" show it.", &holder, "",
+							   PGC_USERSET, 0, nullptr, publish_holder, nullptr);
 	DefineCustomBoolVariable("pglock.warnings",
 							 "Warns where a lock cannot protect what it seems to protect.", nullptr,
 							 &warnings, true, PGC_USERSET, 0, nullptr, nullptr, nullptr);

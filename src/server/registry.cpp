@@ -4,6 +4,7 @@
 #include "registry.hpp"
 
 #include "compat.hpp"
+#include "module.hpp"
 #include "shared.hpp"
 
 #include <cstring>
@@ -16,12 +17,21 @@ uint32 *changes = &private_changes;
 
 namespace
 {
+/* Whom a session takes its locks for, as it says. */
+struct published_holder
+{
+	uint32 version; /* odd: not published */
+	int length;
+	shown_name_buffer name;
+};
+
 /* One for each process that may take advisory locks. */
 struct slot
 {
 	int pid; /* 0: the session has published nothing yet */
 	Oid database;
 	uint32 changes;
+	published_holder holder;
 	dsm_handle chunks[max_chunks]; /* DSM_HANDLE_INVALID: not there; the first is below */
 	record first_chunk[chunk_size(0)];
 };
@@ -46,11 +56,11 @@ chunk_bytes(int chunk)
 }
 
 void
-set_version(record &r, uint32 version)
+set_version(uint32 &of, uint32 version)
 {
 	/* all that was written before is seen by who sees the version, and nothing that comes after */
 	pg_write_barrier();
-	store(r.version, version);
+	store(of, version);
 	pg_write_barrier();
 }
 
@@ -85,6 +95,28 @@ leave(int, Datum)
 		hide_chunk(chunk);
 }
 
+void
+write_text(published_holder &to, const char *holder)
+{
+	to.length = show_name(holder, to.name);
+	/* a setting of a role, or of the server, may be from where another encoding is used */
+	if (!pg_verifymbstr(to.name, to.length, true))
+		for (char *byte = to.name; *byte != '\0'; byte++)
+			if (IS_HIGHBIT_SET(*byte))
+				*byte = '?';
+}
+
+void
+write_holder(published_holder &to, const char *holder)
+{
+	/* whoever had the slot before may have ended while it wrote */
+	uint32 version = to.version | 1;
+
+	set_version(to.version, version);
+	write_text(to, holder);
+	set_version(to.version, version + 1);
+}
+
 /* Takes the session's slot, which another one may have left. */
 void
 enter()
@@ -99,6 +131,7 @@ enter()
 		if (r.is_published())
 			take_back(r);
 	changes = &mine->changes;
+	write_holder(mine->holder, settings::holder);
 	mine->database = MyDatabaseId;
 	pg_write_barrier();
 	store(mine->pid, MyProcPid);
@@ -122,6 +155,22 @@ create_segment(void *argument)
 } // namespace
 
 void
+publish_holder(const char *holder)
+{
+	if (mine != nullptr)
+		write_holder(mine->holder, holder);
+}
+
+const text *
+own_holder()
+{
+	published_holder own = {};
+
+	write_text(own, settings::holder);
+	return own.length > 0 ? cstring_to_text_with_len(own.name, own.length) : nullptr;
+}
+
+void
 publish(record &r, const lock_key &key)
 {
 	Assert(!r.is_published());
@@ -129,7 +178,7 @@ publish(record &r, const lock_key &key)
 	r.has_name = key.name.data() != nullptr;
 	r.name_length = r.has_name ? show_name(key.name, r.name) : 0;
 	static_cast<annotation &>(r) = {};
-	set_version(r, r.version + 1);
+	set_version(r.version, r.version + 1);
 }
 
 void
@@ -144,7 +193,7 @@ set_name(record &r, std::string_view name)
 void
 take_back(record &r)
 {
-	set_version(r, r.version + 1);
+	set_version(r.version, r.version + 1);
 }
 
 void
@@ -155,7 +204,7 @@ publish_copy(record &r, const record &of)
 	Assert(!r.is_published());
 	r = of;
 	r.version = version;
-	set_version(r, version + 1);
+	set_version(r.version, version + 1);
 }
 
 record *
@@ -336,6 +385,7 @@ void
 reader::forget(session &of)
 {
 	of.pid = 0;
+	of.holder = nullptr;
 	for (chunk &c : of.chunks)
 		c.copies = nullptr;
 }
@@ -362,6 +412,23 @@ reader::copy_chunk(chunk &of, uint32 size)
 	}
 }
 
+const text *
+reader::copy_holder(int process_number)
+{
+	const published_holder &from = shared->slots[process_number].holder;
+	uint32 version = load_first(from.version);
+	int length = load(from.length); /* may be nonsense, if it changes meanwhile */
+
+	if (version % 2 != 0 || length <= 0)
+		return nullptr;
+	length = Min(length, static_cast<int>(sizeof(from.name)) - 1);
+
+	text *made = cstring_to_text_with_len(from.name, length);
+
+	pg_read_barrier();
+	return load(from.version) == version ? made : nullptr;
+}
+
 /* Copies what is mapped, and has not been copied yet, or may have changed since. */
 void
 reader::copy_session(int process_number, int pid)
@@ -371,6 +438,7 @@ reader::copy_session(int process_number, int pid)
 	if (of.pid != pid)
 		forget(of);
 	of.pid = pid;
+	of.holder = copy_holder(process_number);
 	for (int i = 0; i < max_chunks; i++)
 		if (of.chunks[i].records != nullptr)
 			copy_chunk(of.chunks[i], chunk_size(i));

@@ -17,6 +17,7 @@
  * - The table is kept from changing for a short time only. So a reader copies all records before,
  *   and then only those again whose session has changed any since: a session counts its changes, in
  *   the order in which it makes them.
+ * - Whom a session takes its locks for is published beside its records, with a version of its own.
  */
 #pragma once
 
@@ -101,6 +102,16 @@ static_assert(std::is_trivially_destructible_v<record>);
 /*
  * Writing: a session's own records
  */
+
+/*
+ * Publishes whom the session says it takes locks for, shortened as names are, and in which what is
+ * no text in this database's encoding is replaced; empty: nobody. What it says before it has taken
+ * a lock is published with the first. Never raises.
+ */
+void publish_holder(const char *holder);
+
+/* The same of this session, whether it has published it or not; nullptr: nobody. Raises 53200. */
+const text *own_holder();
 
 /* Publishes a record, of a lock that is neither held nor asked for. */
 void publish(record &r, const lock_key &key);
@@ -204,6 +215,15 @@ class reader
 	 */
 	bool catch_up(int process_number, int pid);
 
+	/* Whom the session says it takes locks for; nullptr: nobody. */
+	const text *
+	holder(int process_number) const
+	{
+		return sessions != nullptr && sessions[process_number] != nullptr
+				   ? sessions[process_number]->holder
+				   : nullptr;
+	}
+
 	/* Calls `visit(publication)` for each lock that the session publishes. */
 	template <typename Visit> void for_each(int process_number, Visit visit) const;
 
@@ -223,6 +243,7 @@ class reader
 	{
 		int pid; /* 0: nothing was copied yet */
 		uint32 changes;
+		const text *holder; /* nullptr: none */
 		chunk chunks[max_chunks];
 	};
 
@@ -232,6 +253,7 @@ class reader
 	void map_chunks(int process_number);
 	void copy_chunk(chunk &of, uint32 size);
 	void copy_session(int process_number, int pid);
+	const text *copy_holder(int process_number);
 	static void forget(session &of);
 
 	MemoryContext memory;

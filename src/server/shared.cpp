@@ -21,7 +21,7 @@
  * another.
  */
 #ifndef PGLOCK_LAYOUT
-#define PGLOCK_LAYOUT 2
+#define PGLOCK_LAYOUT 3
 #endif
 
 #define PGLOCK_SEGMENT "postgres_lock " CppAsString2(PGLOCK_LAYOUT)

@@ -220,11 +220,19 @@ blockers_of(lock_status &status, const lock_table::row &row)
 	return PointerGetDatum(array);
 }
 
+/* What the view shows of a process with all of its locks. */
+struct shown_process
+{
+	activity::session session;
+	bool is_visible;	/* what it publishes may be seen */
+	const text *holder; /* whom it takes its locks for; nullptr: nobody, or not to be seen */
+};
+
 /* What the view shows of a lock in one mode. */
 struct shown_lock
 {
 	const lock_table::row &row;
-	const activity::session &session;
+	const shown_process &process;
 	pglock::mode mode;
 	bool granted;
 	const text *name;
@@ -243,7 +251,7 @@ waiting_since(const shown_lock &shown)
 }
 
 void
-add_session(row_builder<15> &columns, const activity::session &session)
+add_session(row_builder<16> &columns, const activity::session &session)
 {
 	columns.add_if(session.role != nullptr, NameGetDatum(session.role));
 	columns.add_text(session.application_name);
@@ -260,7 +268,7 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 	int64 token = shown.granted && shown.mode == mode::exclusive && shown.published != nullptr
 					  ? shown.published->token()
 					  : 0;
-	row_builder<15> columns;
+	row_builder<16> columns;
 
 	columns.add_text(shown.name);
 	columns.add_if(row.has_lock_id, Int64GetDatum(row.what.lock_id));
@@ -270,7 +278,7 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 	columns.add_if(has_depth, Int64GetDatum(state.depth));
 	columns.add_if(row.by->pid != 0, Int32GetDatum(row.by->pid));
 	if (status.shows_sessions)
-		add_session(columns, shown.session);
+		add_session(columns, shown.process.session);
 	/* a session that was granted the lock, but has not run since, could not say when */
 	columns.add_time(!has_depth ? 0 : state.since != 0 ? state.since : status.locks.taken_at);
 	columns.add_time(waiting_since(shown));
@@ -280,20 +288,17 @@ put_lock(lock_status &status, const shown_lock &shown, const text *scope_name,
 		columns.add(blockers_of(status, row));
 	columns.add_if(token != 0, Int64GetDatum(token));
 	add_slot(columns, row.what);
+	columns.add_text(shown.process.holder);
 	columns.put(status.fcinfo);
 }
 
 /* The rows of the view for a mode in which a lock is held, or waited for: one for each scope. */
 void
-put_mode(lock_status &status, const lock_table::row &row, const activity::session &session,
+put_mode(lock_status &status, const lock_table::row &row, const shown_process &process,
 		 const registry::publication *p, mode m, bool granted)
 {
-	shown_lock shown = {row,
-						session,
-						m,
-						granted,
-						name_of_lock(status, row, p),
-						p != nullptr && may_see_session(status, *row.by) ? p : nullptr};
+	shown_lock shown = {
+		row, process, m, granted, name_of_lock(status, row, p), process.is_visible ? p : nullptr};
 	bool has_scope = false;
 
 	for (scope s : scopes)
@@ -342,6 +347,18 @@ prefetch(const registry::publication *p)
 		__builtin_prefetch(reinterpret_cast<const char *>(p) + at);
 }
 
+shown_process
+show_process(lock_status &status, const lock_table::process &by)
+{
+	shown_process shown = {status.activity.of(by.pid), may_see_session(status, by), nullptr};
+
+	if (by.pid == MyProcPid)
+		shown.holder = registry::own_holder();
+	else if (is_other_session(by) && shown.is_visible)
+		shown.holder = status.reader.holder(by.number);
+	return shown;
+}
+
 /* The rows of the view for all locks of one process. */
 void
 put_process(lock_status &status, const lock_table::process &by,
@@ -349,7 +366,7 @@ put_process(lock_status &status, const lock_table::process &by,
 {
 	constexpr size_t soon = 8;
 	const registry::publication **published = published_with(status, by, rows);
-	activity::session session = status.activity.of(by.pid);
+	shown_process process = show_process(status, by);
 
 	for (size_t i = 0; i < rows.size(); i++)
 	{
@@ -359,13 +376,22 @@ put_process(lock_status &status, const lock_table::process &by,
 		if (i + soon < rows.size())
 			prefetch(published[i + soon]);
 		for (LOCKMASK left = row.held; left != 0; left &= left - 1)
-			put_mode(status, row, session, published[i],
+			put_mode(status, row, process, published[i],
 					 mode_of(pg_rightmost_one_pos32(static_cast<uint32>(left))),
 					 !row.is_in_front());
 		if (row.waits)
-			put_mode(status, row, session, published[i], mode_of(row.by->awaited), false);
+			put_mode(status, row, process, published[i], mode_of(row.by->awaited), false);
 	}
 	pfree(published);
+}
+
+/* What is shown as the key, to whom may see who waited for it. */
+const char *
+shown_key(const contention::statistics &s)
+{
+	if (!s.has_name)
+		return nullptr;
+	return std::any_of(std::begin(s.roles), std::end(s.roles), may_see) ? s.name : hidden;
 }
 
 /* A key's statistics as a row of the view. */
@@ -376,9 +402,8 @@ put_contention(const contention::statistics &s, void *fcinfo)
 	auto milliseconds = [](int64 microseconds) {
 		return Float8GetDatum(static_cast<double>(microseconds) / 1000.0);
 	};
-	bool visible = std::any_of(std::begin(s.roles), std::end(s.roles), may_see);
 
-	columns.add_text(!s.has_name ? nullptr : visible ? s.name : hidden);
+	columns.add_text(shown_key(s));
 	columns.add(Int64GetDatum(s.what.lock_id));
 	columns.add(Int64GetDatum(s.waits));
 	columns.add(milliseconds(s.total_wait_time));
@@ -390,6 +415,30 @@ put_contention(const contention::statistics &s, void *fcinfo)
 	columns.add_time(s.since);
 	columns.add(BoolGetDatum(s.what.slot != no_slot));
 	columns.put(static_cast<FunctionCallInfo>(fcinfo));
+}
+
+/* How long its waits took, as rows of the view: each counts those of the rows before it, too. */
+void
+put_histogram(const contention::statistics &s, void *fcinfo)
+{
+	const text *key = s.has_name ? cstring_to_text(shown_key(s)) : nullptr;
+	int64 waits = 0;
+
+	for (size_t i = 0; i < contention::buckets; i++)
+	{
+		row_builder<5> columns;
+		bool is_last = i == std::size(contention::longest_of_bucket);
+
+		waits += s.by_duration[i];
+		columns.add_text(key);
+		columns.add(Int64GetDatum(s.what.lock_id));
+		columns.add(BoolGetDatum(s.what.slot != no_slot));
+		columns.add(Float8GetDatum(is_last
+									   ? get_float8_infinity()
+									   : static_cast<double>(contention::longest_of_bucket[i])));
+		columns.add(Int64GetDatum(waits));
+		columns.put(static_cast<FunctionCallInfo>(fcinfo));
+	}
 }
 
 /* A row of this session's books. */
@@ -461,6 +510,14 @@ return_contention(FunctionCallInfo fcinfo)
 {
 	InitMaterializedSRF(fcinfo, 0);
 	contention::for_each(put_contention, fcinfo);
+	return 0;
+}
+
+Datum
+return_contention_histogram(FunctionCallInfo fcinfo)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	contention::for_each(put_histogram, fcinfo);
 	return 0;
 }
 

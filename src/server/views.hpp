@@ -19,6 +19,9 @@ Datum return_lock_status(FunctionCallInfo fcinfo, bool with_sessions);
 /* The rows of contention_status(): statistics of waits, for the view "contention". */
 Datum return_contention(FunctionCallInfo fcinfo);
 
+/* The rows of contention_histogram(): how long the waits took, for the view of that name. */
+Datum return_contention_histogram(FunctionCallInfo fcinfo);
+
 /* The row of contention_info(): how full those statistics are. */
 Datum return_contention_info(FunctionCallInfo fcinfo);
 

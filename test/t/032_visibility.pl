@@ -50,24 +50,26 @@ sub seen_by
 }
 
 my $rows = "SELECT application_name, key, mode, scope, granted, depth, held_since IS NOT NULL, token IS NOT NULL,
-		waiting_since <= clock_timestamp(), blocked_by IS NOT NULL, client_addr
+		waiting_since <= clock_timestamp(), blocked_by IS NOT NULL, client_addr, holder
 	FROM pglock.locks ORDER BY application_name, mode, scope";
 
 # alice, by TCP, holds a lock; bob waits for it
 my $alice = do { local $ENV{PGHOSTADDR} = '127.0.0.1'; session_of('alice', 'holder') };
 my $bob = session_of('bob', 'waiter');
 
+$alice->query_safe("SET pglock.holder = 'for A'");
+$bob->query_safe("SET pglock.holder = 'for B'");
 $alice->query_safe("SELECT pglock.acquire('secret'), pglock.acquire('secret', shared => true), pglock.token('secret')");
 start_waiting($bob, "SELECT pglock.acquire('secret', shared => true)");
 wait_for_waiter($node, 'secret');
 $node->poll_query_until('postgres', "SELECT count(waitstart) = 1 FROM pg_locks WHERE NOT granted") or die;
 
 my %holder = (
-	shown => "holder|secret|exclusive|session|t|1|t|t||f|127.0.0.1\nholder|secret|shared|session|t|1|t|f||f|127.0.0.1",
-	hidden => "holder|$hidden|exclusive||t||f|f||f|\nholder|$hidden|shared||t||f|f||f|");
+	shown => "holder|secret|exclusive|session|t|1|t|t||f|127.0.0.1|for A\nholder|secret|shared|session|t|1|t|f||f|127.0.0.1|for A",
+	hidden => "holder|$hidden|exclusive||t||f|f||f||\nholder|$hidden|shared||t||f|f||f||");
 my %waiter = (
-	shown => 'waiter|secret|shared|session|f||f|f|t|t|',
-	hidden => "waiter|$hidden|shared||f||f|f|t|t|");
+	shown => 'waiter|secret|shared|session|f||f|f|t|t||for B',
+	hidden => "waiter|$hidden|shared||f||f|f|t|t||");
 
 foreach my $case (
 	# role, and what it sees of alice's and of bob's session
@@ -220,6 +222,8 @@ wait_in_vain('w4');
 is(contention_seen_by($_), 'busy|t|6|6|t', "... $_, of the last four, sees who") foreach 'w1', 'w2', 'w3', 'w4', 'monitor';
 is(contention_seen_by($_), "$hidden|t|6|6|t", "... $_ no longer") foreach 'alice', 'manager';
 is($node->safe_psql('postgres', "SET ROLE alice; SELECT key FROM pglock.contention"), $hidden, '... nor a superuser as alice');
+is(seen_by($_, 'SELECT DISTINCT c.key = h.key FROM pglock.contention c JOIN pglock.contention_histogram h USING (lock_id)'),
+	't', "... $_ sees as much of how long they took") foreach 'alice', 'w1', 'monitor';
 
 
 # who waits for the id learns no name

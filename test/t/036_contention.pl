@@ -79,6 +79,25 @@ is( query("SELECT lock_id = pglock.lock_id('k'), waits, timeouts, deadlocks, can
 	FROM pglock.contention WHERE key = 'k'"),
 	't|1|0|0|0|t|t|t|t', '... which counts, with its time');
 
+
+# How long the waits took, by duration: of each key all of the rows, and the last counts all waits.
+my $bounds = '{1,3,10,30,100,300,1000,3000,10000,30000,100000,300000,Infinity}';
+my $impossible = "SELECT count(*) FROM (
+		SELECT lock_id, of_slots, array_agg(h.le ORDER BY le) AS bounds, max(h.waits) AS all_waits, max(c.waits) AS waits,
+			min(total_wait_time) AS total, max(max_wait_time) AS longest,
+			sum(wider) FILTER (WHERE wider < 0) AS decreasing, sum(wider * coalesce(shorter, 0)) AS least,
+			sum(wider * least(le, max_wait_time)) AS most, max(least(le, max_wait_time)) FILTER (WHERE wider > 0) AS last
+		FROM (SELECT *, waits - coalesce(lag(waits) OVER next, 0) AS wider, lag(le) OVER next AS shorter
+			FROM pglock.contention_histogram WINDOW next AS (PARTITION BY lock_id, of_slots ORDER BY le)) AS h
+		FULL JOIN pglock.contention AS c USING (lock_id, of_slots) GROUP BY lock_id, of_slots) AS of_key
+	WHERE (bounds = '$bounds' AND all_waits = waits AND decreasing IS NULL AND last = longest
+		AND total BETWEEN least AND most + 0.001) IS NOT TRUE";
+
+is(query('SELECT count(*) FROM pglock.contention_histogram AS h JOIN pglock.contention AS c USING (key, lock_id, of_slots)
+		WHERE h.waits = (le >= total_wait_time)::integer'),
+	13, '... and is counted where it belongs, by its duration');
+is(query($impossible), '0', '... as often as all waits are');
+
 my $since = query('SELECT stats_since FROM pglock.contention');
 my ($first_least, $first_most) = ($least, $most);
 
@@ -258,6 +277,7 @@ is( query("SELECT string_agg(key, ',' ORDER BY key), min(waits), max(waits), min
 	FROM pglock.contention"),
 	join('|', 'busy0,busy1,busy2,busy3', (2 * 3 * $rounds) x 4, 0, 0, 't'),
 	'many clients wait in vain: every wait counts');    # (lock_timeout's for at least 1 ms)
+is(query($impossible), '0', '... by its duration, too');
 $holder->query('SELECT pglock.release_all()');
 
 reset_statistics();
@@ -309,6 +329,7 @@ is(reset_by('app'), '42501', 'who is not granted it may not reset');
 is(counts('chain'), 5 * CLIENTS . '|0|0|' . 2 * CLIENTS, '... and does not');
 is(reset_by('operator'), '00000', 'who is granted it may');
 is(query('SELECT count(*) FROM pglock.contention'), '0', '... and does');
+is(query('SELECT count(*) FROM pglock.contention_histogram'), '0', '... also the durations');
 is($waiter->query("SELECT pglock.acquire('chain', '1ms')"), 'f', 'a wait after the reset');
 is(query('SELECT waits, stats_since = last_wait_at FROM pglock.contention'), '1|t', '... is the first');
 end_session($holder, $waiter);

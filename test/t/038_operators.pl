@@ -18,6 +18,7 @@ is_deeply(
 	[
 		'End the holder of `order:42`',
 		'End the lease of `nightly report`',
+		'How long waits take',
 		'Leases',
 		'Prepared transactions that hold a lock',
 		'Slots',
@@ -234,6 +235,13 @@ is(answer($recipe, "string_agg(key || waits, ',' ORDER BY key)"), 'batch1,leader
 	'... and all whose waits have ended');
 is( answer($recipe, 'array_agg(total_wait_time) = array_agg(total_wait_time ORDER BY total_wait_time DESC)'),
 	't', '... those waited for longest first');
+
+my $answered = answer($recipes{'How long waits take'}, "string_agg(concat_ws(' ', key, waits,
+	most >= half AND half >= 1 AND most IN (SELECT le FROM pglock.contention_histogram)), ',' ORDER BY key)");
+
+is($answered, 'batch 1 t,leader 3 t,order:42 2 t', 'how long waits took: all of them');
+is( answer($recipes{'How long waits take'}, "half >= 100, most >= 100, key") =~ s/^(?!.*leader).*\n?//mgr =~ s/\n\z//r,
+	't|t|leader', '... each at least 100 ms');
 
 # slots, of which one is waited for
 my $exporter = begin_session('exporter');

@@ -97,14 +97,24 @@ sub columns
 	return map { keys %$_ } grep { !$usage || (values %$_)[0]{usage} =~ /^$usage$/ } @{ $queries->{$name}{metrics} };
 }
 
-is_deeply([ sort keys %$queries ], [ map { "pglock_$_" } qw(contention contention_info idle_holders leases locks server slots) ], 'the file has its queries');
+sub is_histogram
+{
+	my ($name, $column) = @_;
+
+	return scalar grep { $_ eq $column } columns($name, 'HISTOGRAM');
+}
+
+is_deeply([ sort keys %$queries ], [ map { "pglock_$_" } qw(contention contention_info idle_holders leases locks server slots wait) ], 'the file has its queries');
 
 foreach my $name (sort keys %$queries)
 {
 	my @described = split /\n/, $node->safe_psql('postgres', "$queries->{$name}{query}\\gdesc");
 	my %types = map { split /\|/ } @described;
 
-	is_deeply([ map { s/\|.*//r } @described ], [ columns($name) ], "$name: its columns are those declared");
+	# a histogram is four columns: the bounds, how many are below each, the sum and the count
+	is_deeply([ map { s/\|.*//r } @described ],
+		[ map { my $column = $_; $column, map({ "${column}_$_" } grep { is_histogram($name, $column) } qw(bucket sum count)) } columns($name) ],
+		"$name: its columns are those declared");
 	is_deeply([ grep { $types{$_} !~ /^(?:name|text|bigint)$/ } columns($name, 'LABEL') ], [], '... labels are names');
 	is_deeply([ grep { $types{$_} !~ /^(?:integer|bigint|numeric|double precision)$/ } columns($name, 'GAUGE|COUNTER') ],
 		[], '... all else are numbers');
@@ -127,11 +137,11 @@ foreach my $role ('monitor', 'nobody')
 	foreach my $name (sort keys %$queries)
 	{
 		my $labels = join ', ', columns($name, 'LABEL');
-		my $values = join ', ', columns($name, 'GAUGE|COUNTER');
+		my $values = join ', ', columns($name, 'GAUGE|COUNTER|HISTOGRAM'), map { ("${_}_bucket", "${_}_sum", "${_}_count") } columns($name, 'HISTOGRAM');
 		my (undef, $rows) = $node->psql('postgres',
 			"SELECT count(*), count(DISTINCT ($labels)), count(*) FILTER (WHERE num_nulls($values) > 0)
 			 FROM ($queries->{$name}{query}) AS rows", extra_params => [ '-U', $role ]);
-		my %expected = (pglock_locks => 6, pglock_contention => @keys + 2, map { ("pglock_$_" => 1) } qw(contention_info idle_holders leases server slots));
+		my %expected = (pglock_locks => 6, pglock_contention => @keys + 2, pglock_wait => @keys + 2, map { ("pglock_$_" => 1) } qw(contention_info idle_holders leases server slots));
 
 		is($rows, "$expected{$name}|$expected{$name}|0", "busy, asked by $role: $name has no NULL, and no row has the labels of another");
 	}
@@ -142,20 +152,25 @@ make_idle();
 # What uses the metrics
 #
 
-# Each metric that is declared, and what it is.
-my %declared;
+# Each metric that is declared, and what it is; and what may be used of it.
+my (%declared, %usable);
 
 foreach my $name (keys %$queries)
 {
 	$declared{"${name}_$_"} = 'counter' foreach columns($name, 'COUNTER');
 	$declared{"${name}_$_"} = 'gauge' foreach columns($name, 'GAUGE');
+	$declared{"${name}_$_"} = 'histogram' foreach columns($name, 'HISTOGRAM');
+}
+foreach my $metric (keys %declared)
+{
+	$usable{$_} = 1 foreach $declared{$metric} eq 'histogram' ? map { "${metric}_$_" } qw(bucket sum count) : $metric;
 }
 foreach my $user ('postgres_lock_alerts.yaml', 'postgres_lock_dashboard.json')
 {
 	my %used = map { $_ => 1 } slurp_file("$monitoring/$user") =~ /\b(pglock_\w+)/g;
 
 	cmp_ok(keys %used, '>', 5, "$user uses metrics");
-	is_deeply([ grep { !$declared{$_} } sort keys %used ], [], '... that there are');
+	is_deeply([ grep { !$usable{$_} } sort keys %used ], [], '... that there are');
 }
 
 my $panels = decode_json(slurp_file("$monitoring/postgres_lock_dashboard.json"))->{panels};
@@ -358,6 +373,14 @@ subtest 'the exporter' => sub {
 			$total - 1e-9, $total + 1e-9, '... and their time');
 		is_between(value($metrics, 'pglock_contention_max_wait_seconds', $labels),
 			$max - 1e-9, $max + 1e-9, '... and the longest');
+
+		my %buckets = $metrics =~ /^pglock_wait_seconds_bucket\{\Q$labels\E,server="[^"]*",le="([^"]+)"\} (\d+)$/mg;
+
+		is(join(' ', map { "$_:$buckets{$_}" } sort { $a <=> $b } keys %buckets),
+			join(' ', map { "$_:" . ($_ eq '+Inf' || $_ >= $total ? 1 : 0) } qw(0.001 0.003 0.01 0.03 0.1 0.3 1 3 10 30 100 300 +Inf)),
+			'... by their duration');
+		is(value($metrics, 'pglock_wait_seconds_count', $labels), '1', '... as often');
+		is_between(value($metrics, 'pglock_wait_seconds_sum', $labels), $total - 1e-9, $total + 1e-9, '... and as long');
 	}
 
 	is(value($metrics, 'pglock_contention_info_keys', 'datname="postgres"'), @keys + 2, '... and how many keys there are');
