@@ -8,6 +8,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -291,6 +292,22 @@ TEST_F(Servers, CountOneTimeoutForAll)
 	first.reset();
 	waiter.join();
 	EXPECT_LT(std::chrono::steady_clock::now() - begun, 5s) << "2.5 s and another 3 s otherwise";
+	EXPECT_EQ(count_locks(), (counts{0, 0, 0, 1}));
+}
+
+TEST_F(Servers, AreNotWaitedForAfterAStop)
+{
+	cluster_guard last(others.servers, key_on(3));
+	std::stop_source stop;
+	std::thread waiter([&] {
+		EXPECT_THROW(cluster_guard guard(mine.servers, {key_on(0), key_on(2), key_on(3)},
+										 {.stop = stop.get_token()}),
+					 pglock::stopped_error);
+	});
+
+	EXPECT_TRUE(soon([] { return count_locks() == counts{1, 0, 1, 2}; }));
+	stop.request_stop();
+	waiter.join();
 	EXPECT_EQ(count_locks(), (counts{0, 0, 0, 1}));
 }
 

@@ -277,7 +277,8 @@ class [[nodiscard]] cluster_guard
 	{
 	}
 
-	/// False: the time passed. Then, and if it throws, nothing is held.
+	/// False: the time passed, and what is held so far is for the caller to end. If it throws,
+	/// nothing is held.
 	template <typename Take>
 	[[nodiscard]] bool
 	take(const cluster &servers, std::vector<key> keys, options options, Take take_each)
@@ -299,10 +300,7 @@ class [[nodiscard]] cluster_guard
 				std::optional<guard> held = take_each(connection, std::move(wanted), options);
 
 				if (!held)
-				{
-					guards_.clear();
 					return false;
-				}
 				guards_.emplace(server, std::move(*held));
 			}
 		}
