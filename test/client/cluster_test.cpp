@@ -352,6 +352,26 @@ TEST_F(Cluster, HoldsNothingIfALaterServerRefuses)
 	EXPECT_EQ(heard.all(), texts{});
 }
 
+TEST_F(Cluster, HoldsNothingIfOneIsLostWhileAnotherIsWaitedFor)
+{
+	connections[2].answer([this]() -> pglock::reply {
+		connections[0].lost = true;
+		return "t";
+	});
+	try
+	{
+		cluster_guard guard(servers, {"leader", "order:42"});
+		ADD_FAILURE() << "the first lock is lost";
+	}
+	catch (const pglock::server_lost &failure)
+	{
+		EXPECT_EQ(failure.server(), 0u);
+		EXPECT_TRUE(std::string(failure.what()).starts_with("server 0 (db0.example.com:5432): "))
+			<< failure.what();
+	}
+	EXPECT_EQ(std::ranges::count(asked(), "2 SELECT pglock.release|order:42"), 1);
+}
+
 TEST_F(Cluster, LeavesTransactionsOpenIfALaterServerRefuses)
 {
 	connections[0].status = pglock::transaction_status::open;

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <stop_token>
 #include <string>
@@ -309,6 +310,29 @@ TEST_F(Servers, AreNotWaitedForAfterAStop)
 	stop.request_stop();
 	waiter.join();
 	EXPECT_EQ(count_locks(), (counts{0, 0, 0, 1}));
+}
+
+TEST_F(Servers, GiveNoneIfOneIsLostWhileAnotherIsWaitedFor)
+{
+	std::optional<cluster_guard> last(std::in_place, others.servers, key_on(3));
+	std::string pid = server::pid_of(mine.sessions[0]);
+	std::thread waiter([&] {
+		try
+		{
+			cluster_guard guard(mine.servers, {key_on(0), key_on(2), key_on(3)});
+			ADD_FAILURE() << "the first lock is lost";
+		}
+		catch (const pglock::server_lost &failure)
+		{
+			EXPECT_EQ(failure.server(), 0u);
+		}
+	});
+
+	EXPECT_TRUE(soon([] { return count_locks() == counts{1, 0, 1, 2}; }));
+	EXPECT_EQ(others.sessions[0].query("SELECT pg_terminate_backend(" + pid + ", 60000)"), "t");
+	last.reset();
+	waiter.join();
+	EXPECT_EQ(count_locks(), none);
 }
 
 TEST_F(Servers, DoNotDeadlockInTheirOrder)

@@ -13,7 +13,6 @@
 #include <optional>
 #include <ranges>
 #include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -129,8 +128,7 @@ class cluster
 		const auto &connection = connections_.at(server);
 
 		if (!connection)
-			throw server_lost(server,
-							  "server " + std::to_string(server) + ": there is no connection");
+			detail::throw_server_lost(server, {}, "there is no connection");
 		return *connection;
 	}
 
@@ -184,12 +182,11 @@ by_server(const cluster &servers, std::vector<key> keys, const options &options)
 ///
 /// If a server refuses, the time passes or anything fails, the locks on those before are given
 /// back, and nothing is held. Transactions that are open on their connections stay so. Several keys
-/// need session scope: a lock at transaction scope could not be given back.
+/// need session scope: a lock at transaction scope could not be given back. If the connection to
+/// one breaks while another is waited for, that counts, as far as `lost()` can tell. If one breaks
+/// later, the locks on the others stay held: no server knows of the others.
 ///
 /// It moves, and does not copy; what another one is assigned to first ends what it holds itself.
-///
-/// While it waits for one server, a connection to another may break. The locks there are gone then,
-/// which `lost()` may tell, and the work fails there; but no server knows of the others.
 class [[nodiscard]] cluster_guard
 {
   public:
@@ -303,6 +300,7 @@ class [[nodiscard]] cluster_guard
 					return false;
 				guards_.emplace(server, std::move(*held));
 			}
+			check_none_lost(servers);
 		}
 		catch (...)
 		{
@@ -311,6 +309,18 @@ class [[nodiscard]] cluster_guard
 			throw;
 		}
 		return true;
+	}
+
+	/// Throws if a lock was lost while a later server was waited for.
+	void
+	check_none_lost(const cluster &servers) const
+	{
+		if (guards_.size() > 1)
+			for (const auto &[server, held] : guards_)
+				if (held.lost())
+					detail::throw_server_lost(
+						server, servers.connection_to(server).host(),
+						"the connection was lost while another server was waited for");
 	}
 
 	/// how many there are in all

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "../connection.hpp"
@@ -11,6 +12,16 @@
 
 namespace pglock::detail
 {
+[[noreturn]] inline void
+throw_server_lost(std::size_t number, const std::string &host, const std::string &message,
+				  std::string_view sqlstate = {})
+{
+	throw server_lost(number,
+					  "server " + std::to_string(number) + (host.empty() ? "" : " (" + host + ")") +
+						  ": " + message,
+					  sqlstate);
+}
+
 /// Passes everything on to the connection, and makes `connection_lost` a `server_lost`. In this way
 /// connections that are of no cluster pay nothing for those that are.
 class cluster_server
@@ -90,11 +101,8 @@ class cluster_server
 	{
 		// libpq may have opened it anew elsewhere, and others have forgotten by now
 		std::string known = connection_.host();
-		const std::string &place = known.empty() ? host_ : known;
 
-		throw server_lost(number_,
-						  "server " + std::to_string(number_) +
-							  (place.empty() ? "" : " (" + place + ")") + ": " + failure.what(),
+		throw_server_lost(number_, known.empty() ? host_ : known, failure.what(),
 						  failure.sqlstate());
 	}
 
