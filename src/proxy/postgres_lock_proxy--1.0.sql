@@ -97,14 +97,15 @@ DECLARE
     places integer[] := @extschema@.places(key);
 BEGIN
     IF taking AND cardinality(places) > 1 THEN
-        RAISE 'no slot or lease of "%" can be taken while it moves to another server', key
-            USING ERRCODE = 'object_in_use', HINT = 'Try again when the servers that were added have joined.';
+        RAISE 'key "%" is moving to another server', key USING ERRCODE = 'object_in_use',
+            DETAIL = 'Its slots and leases, and several locks at once, cannot be taken meanwhile.',
+            HINT = 'Try again when the servers that were added have joined.';
     END IF;
     RETURN places[1];
 END $$;
 
 COMMENT ON FUNCTION place(text, boolean) IS
-'The server that has the slots and leases of a key. Error 55006 if one is to be taken while the key moves.';
+'The one server that has a key. Error 55006 if anything is to be taken there while the key moves.';
 
 CREATE FUNCTION check_scope(scope text) RETURNS void
 LANGUAGE plpgsql IMMUTABLE AS $$
@@ -256,19 +257,39 @@ COMMENT ON FUNCTION try(text, shared boolean, scope text) IS 'As acquire(text, .
 CREATE FUNCTION acquire_all(keys text[], timeout interval = NULL, shared boolean = false, scope text = 'session')
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    places integer[] := ARRAY(SELECT DISTINCT unnest(@extschema@.places(key)) FROM unnest(keys) AS key);
+    part record;
+    taken text[] := '{}';
+    began timestamptz := clock_timestamp();
 BEGIN
     PERFORM @extschema@.check_scope(scope);
-    IF cardinality(places) > 1 THEN
-        RAISE 'the keys are on % servers', cardinality(places) USING ERRCODE = 'feature_not_supported',
-            DETAIL = 'Locks of several servers cannot be taken all or none.',
-            HINT = 'Take one after the other, all programs in the same order, with a timeout; release them if it passes.';
+    IF keys IS NULL THEN
+        RAISE 'keys must not be null' USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    RETURN @extschema@.acquire_all_at(coalesce(places[1], 0), keys, timeout, shared);
+    FOR part IN
+        SELECT @extschema@.place(key, true) AS place, array_agg(DISTINCT key) AS keys
+        FROM unnest(keys) AS key GROUP BY 1 ORDER BY 1
+    LOOP
+        BEGIN
+            IF @extschema@.acquire_all_at(part.place, part.keys,
+                CASE WHEN timeout IS NOT NULL AND taken <> '{}'
+                    THEN greatest(timeout - (clock_timestamp() - began), '0') ELSE timeout END, shared)
+            THEN
+                taken := taken || part.keys;
+                CONTINUE;
+            END IF;
+        EXCEPTION WHEN query_canceled OR OTHERS THEN
+            PERFORM @extschema@.release(key, shared) FROM unnest(taken) AS key;
+            RAISE;
+        END;
+        PERFORM @extschema@.release(key, shared) FROM unnest(taken) AS key;
+        RETURN false;
+    END LOOP;
+    RETURN true;
 END $$;
 
 COMMENT ON FUNCTION acquire_all(text[], timeout interval, shared boolean, scope text) IS
-'As acquire_all of the extension postgres_lock, if one server has all the keys: else 0A000.';
+'As acquire_all of the extension postgres_lock, one server after the other in the order of their numbers. On the terms of
+acquire(). Error 55006 while one of the keys moves.';
 
 CREATE FUNCTION release(key text, shared boolean = NULL)
 RETURNS boolean LANGUAGE plpgsql AS $$

@@ -154,7 +154,19 @@ $direct->quit;
 
 my ($a, $same, $b) = (key_of(1, 'a'), key_of(1, 'b'), key_of(2, 'a'));
 
-is($client->query_safe("SELECT pglock.acquire_all('{$a, $same}'), pglock.release_all('{$a, $same}')"), 't|2', 'acquire_all of one server');
+# all or none, whatever the servers
+is($client->query_safe("SELECT pglock.acquire_all('{$b, $a, $same, $a}'), pglock.release_all('{$a, $same, $b}')"),
+	't|3', 'acquire_all() takes locks of several servers');
+is($client->query_safe("SELECT pglock.acquire_all('{}')"), 't', '... or none');
+$client->query_safe("SELECT pglock.acquire('$a')");
+$other->query_safe("SELECT pglock.acquire('$b')");
+is($client->query_safe("SELECT pglock.acquire_all('{$b, $a, $same}', '50ms')"), 'f', '... and gives them back if one is not to be had');
+is($client->query_safe("SELECT pglock.held('$a'), pglock.held('$same')"), 't|f', '... all but what it had before');
+my (undef, $cancelled) = call_on($client, "SET statement_timeout = '500ms'; SELECT pglock.acquire_all('{$b, $same}')");
+like($cancelled, qr/statement timeout/, '... or if it is cancelled');
+is($client->query_safe("RESET statement_timeout; SELECT pglock.held('$a'), pglock.held('$same')"), 't|f', '... likewise');
+is($client->query_safe('SELECT pglock.release_all()'), '1', '... nothing else is held');
+$other->query_safe('SELECT pglock.release_all()');
 
 #
 # What is refused
@@ -172,8 +184,9 @@ is_refused(@$_)
 	[ 'SELECT pglock.acquire(NULL::bigint)', '22004', 'key must not be null' ],
 	[ 'SELECT pglock.acquire_lease(NULL)', '22004', 'key must not be null' ],
 	[ "SELECT pglock.acquire('k', '-1s')", '22023', '.*invalid timeout' ],
-	[ "SELECT pglock.acquire_all('{$a, $b}')", '0A000', 'the keys are on 2 servers' ],
-	[ 'SELECT pglock.acquire_all(NULL)', '22004', '.*keys must not be null' ],
+	[ "SELECT pglock.acquire_all('{k}', scope => 'transaction')", '0A000', 'locks at transaction scope are not possible' ],
+	[ 'SELECT pglock.acquire_all(NULL)', '22004', 'keys must not be null' ],
+	[ "SELECT pglock.acquire_all('{k, NULL}')", '22004', 'key must not be null' ],
 	[ "SELECT pglock.check_lease('k', 1)", '0A000', 'check_lease is not possible' ],
 	[ 'SELECT pglock.renew_leases(ARRAY[1::bigint])', '0A000', 'leases cannot be renewed .* without their keys' ],
 	[ 'SELECT pglock.acquire_raw(42)', '42883', 'function pglock.acquire_raw' ],

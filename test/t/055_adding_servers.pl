@@ -183,11 +183,12 @@ add_servers($proxy, 2, 'joining', @servers[ 2, 3 ]);
 is(ask('SELECT kind, key FROM pglock.moving ORDER BY kind'), "lease|$key\nslot|$key", 'a lease and a slot are in the view');
 start_waiting($operator, 'CALL pglock.join_servers()');
 await($proxy, $join_waits, 'join_servers() waits for them');
-foreach my $call ("pglock.try_lease($key)", "pglock.acquire_lease($key)", "pglock.acquire_slot($key, 3)", "pglock.try_slot($key, 3)")
+foreach my $call ("pglock.try_lease($key)", "pglock.acquire_lease($key)", "pglock.acquire_slot($key, 3)", "pglock.try_slot($key, 3)",
+	"pglock.acquire_all('{$key}')")
 {
 	my (undef, $messages) = call_on($waiter, "\\set VERBOSITY verbose\nSELECT $call");
 
-	like($messages, qr/ERROR:  55006: no slot or lease of "$key" can be taken while it moves/, "$call is refused meanwhile");
+	like($messages, qr/ERROR:  55006: key "$key" is moving/, "$call is refused meanwhile");
 }
 is($waiter->query_safe("SELECT pglock.renew_lease($key, $token), pglock.holds_lease($key, $token)"), 't|t', '... the lease can be renewed');
 nobody_joins('and goes on');
