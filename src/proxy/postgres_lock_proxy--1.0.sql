@@ -183,10 +183,12 @@ COMMENT ON FUNCTION renew_leases_at(integer, text[], bigint[], interval) IS 'ren
 CREATE FUNCTION locks_at(server integer, OUT key text, OUT lock_id bigint, OUT mode text, OUT scope text,
     OUT granted boolean, OUT depth bigint, OUT pid integer, OUT usename name, OUT application_name text,
     OUT client_addr inet, OUT held_since timestamptz, OUT waiting_since timestamptz, OUT blocked_by integer[],
-    OUT token bigint, OUT slot integer)
+    OUT token bigint, OUT slot integer, OUT holder text)
 RETURNS SETOF record LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
-    SELECT * FROM @extschema@.locks;
+    SELECT key, lock_id, mode, scope, granted, depth, pid, usename, application_name, client_addr, held_since,
+        waiting_since, blocked_by, token, slot, holder
+    FROM @extschema@.locks;
 $$;
 
 COMMENT ON FUNCTION locks_at(integer) IS 'The view locks of one server.';
@@ -196,7 +198,7 @@ CREATE FUNCTION leases_at(server integer, OUT key text, OUT slot integer, OUT to
     OUT ttl interval, OUT waiters integer)
 RETURNS SETOF record LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
-    SELECT * FROM @extschema@.leases;
+    SELECT key, slot, token, holder, usename, acquired_at, renewed_at, expires_at, ttl, waiters FROM @extschema@.leases;
 $$;
 
 COMMENT ON FUNCTION leases_at(integer) IS 'The view leases of one server.';

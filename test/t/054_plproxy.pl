@@ -90,6 +90,26 @@ is($other->query_safe('SELECT bool_or(server <> pglock.server_of(key, 4)), count
 	'f|40', 'the view locks shows those of all');
 is($client->query_safe('SELECT pglock.release_all()'), '40', 'release_all() releases them everywhere');
 nothing_is_held('release_all()');
+
+# what the servers have, and what of that the proxy has not
+sub missing
+{
+	my ($query) = @_;
+	my %is_there = map { $_ => 1 } split /\n/, ask($query);
+
+	return join ' ', sort grep { !$is_there{$_} } split /\n/, $servers[0]->safe_psql('postgres', $query);
+}
+
+my $calls = <<'END';
+SELECT DISTINCT proname || (SELECT string_agg(':' || name, '' ORDER BY n)
+	FROM unnest(proargnames, coalesce(proargmodes, array_fill('i'::"char", ARRAY[pronargs]))) WITH ORDINALITY AS a(name, mode, n)
+	WHERE mode <> 'o')
+FROM pg_proc WHERE pronamespace = 'pglock'::regnamespace AND pronargs > 0
+END
+is( missing($calls), join(' ', qw(acquire_raw:lock_id:timeout:shared:scope lock_raw:lock_id:timeout:shared:scope
+		release_raw:lock_id:shared renew_leases:tokens:ttl try_raw:lock_id:shared:scope)), 'the proxy lacks these calls alone');
+is(missing("SELECT attrelid::regclass || '.' || attname FROM pg_attribute WHERE attrelid IN ('pglock.locks'::regclass, 'pglock.leases'::regclass)"),
+	'', 'the views have all columns');
 is(ask("SELECT count(*) FROM pg_proc WHERE pronamespace = 'pglock'::regnamespace AND obj_description(oid, 'pg_proc') IS NULL"),
 	'0', 'each function has a comment');
 
