@@ -128,7 +128,8 @@ TEST_F(SilentLibpq, AServerThatAnswersIsWaitedFor)
 	for (bool nonblocking : {false, true})
 	{
 		PQsetnonblocking(session.get(), nonblocking);
-		EXPECT_THROW(pglock::guard(session.get(), "a", in_time).unlock(), pglock::timeout_error);
+		EXPECT_THROW(pglock::guard(session.get(), "a", {.timeout = 20ms, .grace = 1min}).unlock(),
+					 pglock::timeout_error);
 		EXPECT_TRUE(pglock::guard(session.get(), long_key, {.timeout = 1min}).locked());
 		EXPECT_THROW(pglock::critical_section(session.get(), "a", {.timeout = 1ms}, "SELECT 1"),
 					 pglock::timeout_error);
