@@ -149,9 +149,10 @@ class lock
 	/// Stop is requested of it when the session ends, and the lock with it, also while this thread
 	/// does something else: by a thread of the library, which waits at the socket from the first
 	/// call on, as long as this object lives. What is registered as a `std::stop_callback` runs in
-	/// that thread. What `lost()` can't see it can't see either, nor does it hear of the end of a
-	/// transaction. Throws `std::system_error` if there can't be a thread, or the three files that
-	/// it needs, and `std::logic_error` if the connection has no socket, see `connection_traits`.
+	/// that thread, or in the one that closes or resets the connection. What `lost()` can't see it
+	/// can't see either, nor does it hear of the end of a transaction. Throws `std::system_error`
+	/// if there can't be a thread, or the three files that it needs, and `std::logic_error` if the
+	/// connection has no socket, see `connection_traits`.
 	[[nodiscard]] std::stop_token
 	stop_token()
 	{

@@ -9,13 +9,12 @@
 
 #if !defined(LIBPQ_HAS_ASYNC_CANCEL)
 #include <array>
-#include <cerrno>
-#include <fcntl.h>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <unistd.h>
 #include <utility>
+
+#include "file.hpp"
 #endif
 
 namespace pglock::detail
@@ -133,54 +132,6 @@ class cancel_request
 	};
 
 	using cancel_ptr = std::unique_ptr<PGcancel, free_cancel>;
-
-	/// Owns an open file.
-	class file
-	{
-	  public:
-		explicit file(int number = -1) noexcept : number_(number)
-		{
-		}
-
-		file(file &&other) noexcept : number_(std::exchange(other.number_, -1))
-		{
-		}
-
-		file &
-		operator=(file &&other) noexcept
-		{
-			std::swap(number_, other.number_);
-			return *this;
-		}
-
-		~file()
-		{
-			if (number_ >= 0)
-				::close(number_);
-		}
-
-		[[nodiscard]] int
-		get() const noexcept
-		{
-			return number_;
-		}
-
-	  private:
-		int number_;
-	};
-
-	/// The ends to read from and to write to.
-	[[nodiscard]] static std::pair<file, file>
-	make_pipe()
-	{
-		std::array<int, 2> ends{};
-
-		if (::pipe(ends.data()) != 0)
-			throw std::system_error(errno, std::generic_category(), "postgres_lock");
-		for (int end : ends)
-			fcntl(end, F_SETFD, FD_CLOEXEC);
-		return {file(ends[0]), file(ends[1])};
-	}
 
 	file over_;
 };

@@ -12,50 +12,16 @@
 #include <poll.h>
 #include <stop_token>
 #include <sys/socket.h>
-#include <system_error>
 #include <thread>
 #include <unistd.h>
 #include <utility>
 
+#include "file.hpp"
 #include "session.hpp"
 #include "thread.hpp"
 
 namespace pglock::detail
 {
-/// A file descriptor, which programs that this one starts don't get.
-class descriptor
-{
-  public:
-	/// Throws `std::system_error` if there is none.
-	explicit descriptor(int owned) : owned_(owned)
-	{
-		if (owned < 0)
-			throw std::system_error(errno, std::generic_category(), "postgres_lock");
-		fcntl(owned, F_SETFD, FD_CLOEXEC);
-	}
-
-	descriptor(descriptor &&other) noexcept : owned_(std::exchange(other.owned_, -1))
-	{
-	}
-
-	descriptor &operator=(descriptor &&) = delete;
-
-	~descriptor()
-	{
-		if (owned_ >= 0)
-			::close(owned_);
-	}
-
-	[[nodiscard]] int
-	get() const noexcept
-	{
-		return owned_;
-	}
-
-  private:
-	int owned_;
-};
-
 /// Requests stop when the other side of a session's socket has gone, or its owner has closed it. It
 /// waits at a duplicate, since the owner's may be closed at any time, and reads nothing.
 ///
@@ -90,7 +56,7 @@ class session_watch
   private:
 	struct state
 	{
-		explicit state(int of) : socket(dup(of))
+		explicit state(int of) : socket(fcntl(of, F_DUPFD_CLOEXEC, 0))
 		{
 		}
 
@@ -102,7 +68,7 @@ class session_watch
 #else
 			constexpr short gone = 0; // POLLHUP is told unasked
 #endif
-			std::array<pollfd, 2> files{{{socket.get(), gone, 0}, {pipe[0].get(), POLLIN, 0}}};
+			std::array<pollfd, 2> files{{{socket.get(), gone, 0}, {pipe.first.get(), POLLIN, 0}}};
 
 			while (poll(files.data(), files.size(), -1) < 0 && errno == EINTR)
 				;
@@ -115,7 +81,7 @@ class session_watch
 		end_wait() const noexcept
 		{
 			if (process == process_id())
-				(void)!write(pipe[1].get(), "", 1);
+				(void)!write(pipe.second.get(), "", 1);
 		}
 
 		/// The server must not wait for the duplicate.
@@ -128,20 +94,11 @@ class session_watch
 			stop.request_stop();
 		}
 
-		descriptor socket;
-		std::array<descriptor, 2> pipe = make_pipe();
+		file socket;
+		std::pair<file, file> pipe = make_pipe();
 		std::stop_source stop;
 		long process = process_id();
 	};
-
-	[[nodiscard]] static std::array<descriptor, 2>
-	make_pipe()
-	{
-		std::array<int, 2> made{-1, -1};
-
-		(void)!::pipe(made.data());
-		return {descriptor(made[0]), descriptor(made[1])};
-	}
 
 	std::shared_ptr<state> state_;
 	session_end end_;

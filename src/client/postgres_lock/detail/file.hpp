@@ -1,0 +1,64 @@
+// file.hpp: open files, which end with their owner and don't go to programs that this one starts.
+#pragma once
+
+#include <array>
+#include <cerrno>
+#include <fcntl.h>
+#include <system_error>
+#include <unistd.h>
+#include <utility>
+
+namespace pglock::detail
+{
+/// Owns an open file.
+class file
+{
+  public:
+	file() = default;
+
+	/// The number is what a function of the system has answered. Throws `std::system_error` if that
+	/// was an error.
+	explicit file(int number) : number_(number)
+	{
+		if (number < 0)
+			throw std::system_error(errno, std::generic_category(), "postgres_lock");
+		fcntl(number, F_SETFD, FD_CLOEXEC);
+	}
+
+	file(file &&other) noexcept : number_(std::exchange(other.number_, -1))
+	{
+	}
+
+	file &
+	operator=(file &&other) noexcept
+	{
+		std::swap(number_, other.number_);
+		return *this;
+	}
+
+	~file()
+	{
+		if (number_ >= 0)
+			::close(number_);
+	}
+
+	[[nodiscard]] int
+	get() const noexcept
+	{
+		return number_;
+	}
+
+  private:
+	int number_ = -1;
+};
+
+/// The ends to read from and to write to. Throws `std::system_error` if there can't be one.
+[[nodiscard]] inline std::pair<file, file>
+make_pipe()
+{
+	std::array<int, 2> ends{-1, -1};
+
+	(void)!::pipe(ends.data());
+	return {file(ends[0]), file(ends[1])};
+}
+} // namespace pglock::detail
