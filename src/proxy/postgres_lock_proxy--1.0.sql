@@ -594,20 +594,13 @@ COMMENT ON VIEW leases IS
 CREATE VIEW moving AS
 WITH number AS (
     SELECT nullif(count(*) FILTER (WHERE state = 'joined'), 0)::integer AS now, count(*)::integer AS soon
-    FROM @extschema@.servers),
-lock AS MATERIALIZED (
-    SELECT * FROM number, @extschema@.locks WHERE granted AND lock_id % now <> lock_id % soon)
-SELECT CASE WHEN slot IS NULL THEN 'lock' ELSE 'slot' END AS kind, server, key, pid, held_since, NULL::bigint AS token,
-    -- it is the same client's: who takes it there has the old one, which is exclusive
-    slot IS NULL AND mode = 'exclusive' AND EXISTS (
-        SELECT FROM lock AS other
-        WHERE other.lock_id = lock.lock_id AND other.server = lock.lock_id % soon AND other.slot IS NULL
-            AND other.mode = 'exclusive') AS is_on_both
-FROM lock
-WHERE server = lock_id % now
+    FROM @extschema@.servers)
+SELECT CASE WHEN slot IS NULL THEN 'lock' ELSE 'slot' END AS kind, server, key, pid, held_since, NULL::bigint AS token
+FROM number, @extschema@.locks
+WHERE granted AND server = lock_id % now AND lock_id % now <> lock_id % soon
 UNION ALL
 -- the server of a key that is not shown in full is not known
-SELECT 'lease', lease.server, lease.key, NULL, lease.acquired_at, lease.token, false
+SELECT 'lease', lease.server, lease.key, NULL, lease.acquired_at, lease.token
 FROM number, @extschema@.leases AS lease
 WHERE now < soon
     AND (lease.server = @extschema@.server_of(lease.key, now) AND lease.server <> @extschema@.server_of(lease.key, soon)
@@ -617,7 +610,7 @@ GRANT SELECT ON moving TO PUBLIC;
 
 COMMENT ON VIEW moving IS
 'What is held on its old server, of keys that will be on another when the servers that were added have joined.
-join_servers() waits for slots and leases to end, and for locks that were taken before and so are not on both.';
+join_servers() waits for slots and leases to end, and for locks that have been held since before it was called.';
 
 CREATE FUNCTION drawn_at(server integer) RETURNS bigint LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
@@ -680,13 +673,14 @@ BEGIN
         PERFORM pg_sleep(0.1);
     END LOOP;
 
-    -- from now on locks are taken on both places, so what is not was taken before: by the clock of its server
+    -- from now on locks are taken on both places. What has been held since before, by the clock of its server, may have
+    -- levels on the old place alone, even if it was taken again on both
     SELECT array_agg(@extschema@.clock_at(server) ORDER BY server) INTO clocks FROM @extschema@.servers;
     LOOP
         COMMIT;
         EXIT WHEN NOT EXISTS (
             SELECT FROM @extschema@.moving
-            WHERE kind <> 'lock' OR NOT is_on_both AND (held_since IS NULL OR held_since < clocks[server + 1]));
+            WHERE kind <> 'lock' OR held_since IS NULL OR held_since < clocks[server + 1]);
         PERFORM pg_sleep(0.1);
     END LOOP;
     PERFORM @extschema@.check_tokens();
@@ -704,6 +698,6 @@ BEGIN
 END $$;
 
 COMMENT ON PROCEDURE join_servers(boolean) IS
-'Has the servers that were added join, once no key that moves is held on its old server alone; waits for that, as the view
-moving shows. finish => false: waits, and leaves it at that: to be called on each of several proxies before any of them
+'Has the servers that were added join, once no key that moves has been held since before on its old server; waits for that, as
+the view moving shows. finish => false: waits, and leaves it at that: to be called on each of several proxies before any of them
 finishes. Not in a transaction block. Errors: 55000 if the tokens of a new server are behind, or the table was changed.';

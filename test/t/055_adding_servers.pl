@@ -173,9 +173,30 @@ is(ask("SELECT count(*) FROM pglock.servers WHERE state = 'joined'"), '4', '... 
 is($waiter->query_safe("SELECT pglock.try($key), pglock.release($key)"), 't|t', '... others get it there');
 is(ask('SELECT count(*) FROM pglock.locks'), '0', '... nothing is left');
 
-# leases and slots
+# a lock that was taken before, and once more since
 ask('DELETE FROM pglock.servers WHERE server > 1');
+foreach my $take ('key, shared => false', 'key, shared => true')
+{
+	foreach my $again ('key, shared => false', 'key, shared => true')
+	{
+		my ($first, $second) = map { s/key/$key/r } $take, $again;
 
+		$holder->query_safe("SELECT pglock.try($first)");
+		add_servers($proxy, 2, 'joining', @servers[ 2, 3 ]);
+		is($holder->query_safe("SELECT pglock.try($second)"), 't', "a lock ($first) is taken again ($second), on both places");
+		start_waiting($operator, 'CALL pglock.join_servers()');
+		await($proxy, $join_waits, '... it is waited for');
+		is($holder->query_safe("SELECT pglock.release($key)"), 't', '... one level is released');
+		is($waiter->query_safe("SELECT pglock.try($key)"), 'f', '... no other gets it');
+		nobody_joins('the other level is waited for');
+		is($holder->query_safe("SELECT pglock.release($key)"), 't', '... until it is released, too');
+		is(finish_waiting($operator), '00000', '... then the servers join');
+		is(ask('SELECT count(*) FROM pglock.locks'), '0', '... nothing is left');
+		ask('DELETE FROM pglock.servers WHERE server > 1');
+	}
+}
+
+# leases and slots
 my $token = $holder->query_safe("SELECT pglock.acquire_lease($key, '1h')");
 
 $holder->query_safe("SELECT pglock.acquire_slot($key, 2)");
