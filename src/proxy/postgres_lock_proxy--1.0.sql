@@ -612,27 +612,32 @@ COMMENT ON VIEW moving IS
 'What is held on its old server, of keys that will be on another when the servers that were added have joined.
 join_servers() waits for slots and leases to end, and for locks that have been held since before it was called.';
 
-CREATE FUNCTION drawn_at(server integer) RETURNS bigint LANGUAGE plproxy AS $$
+CREATE FUNCTION drawn_at(server integer, key text) RETURNS bigint LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
-    SELECT CASE WHEN @extschema@.acquire('pglock.join_servers', '10s') THEN @extschema@.token('pglock.join_servers') END;
+    SELECT CASE WHEN @extschema@.try(key) THEN @extschema@.token(key) END;
 $$;
 
-COMMENT ON FUNCTION drawn_at(integer) IS 'A new fencing token of one server, whose lock is to be released.';
+COMMENT ON FUNCTION drawn_at(integer, text) IS
+'A new fencing token of one server, whose lock is to be released. NULL if another session has that.';
 
 CREATE FUNCTION check_tokens() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     next record;
     latest bigint := 0;
+    -- one that nobody can hold
+    key text := 'pglock.join_servers ' || gen_random_uuid();
 BEGIN
     FOR next IN SELECT server, state FROM @extschema@.servers ORDER BY server LOOP
         DECLARE
-            token bigint := @extschema@.drawn_at(next.server);
+            token bigint := @extschema@.drawn_at(next.server, key);
         BEGIN
-            PERFORM @extschema@.release_at(next.server, 'pglock.join_servers', NULL);
-            IF next.state = 'joined' THEN
+            PERFORM @extschema@.release_at(next.server, key, NULL);
+            IF token IS NULL THEN
+                RAISE 'could not draw a token of server %', next.server USING ERRCODE = 'lock_not_available';
+            ELSIF next.state = 'joined' THEN
                 latest := greatest(latest, token);
             ELSIF token <= latest THEN
-                RAISE 'the tokens of server % are % s behind', next.server, (latest - token) / 1e6
+                RAISE 'the tokens of server % are % s behind', next.server, round((latest - token) / 1e6, 1)
                     USING ERRCODE = 'object_not_in_prerequisite_state',
                     DETAIL = 'Tokens of the keys that move to it would be less than earlier ones.',
                     HINT = 'Set its clock, or wait that long if the tokens of another server are ahead of the clock.';
@@ -642,7 +647,8 @@ BEGIN
 END $$;
 
 COMMENT ON FUNCTION check_tokens() IS
-'Draws a token on each server: error 55000 if that of one which is about to join is not greater than those of the others.';
+'Draws a token on each server: error 55000 if that of one which is about to join is not greater than those of the
+others, 55P03 if none could be drawn.';
 
 CREATE PROCEDURE settle_servers() LANGUAGE plpgsql AS $$
 BEGIN

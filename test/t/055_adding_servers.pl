@@ -140,6 +140,17 @@ sub await
 
 sub nobody_joins { return is(ask("SELECT count(*) FROM pglock.servers WHERE state = 'joined'"), '2', "... $_[0]"); }
 
+# join_servers() fails with a message like that.
+sub fails_to_join
+{
+	my ($message, $name) = @_;
+	my (undef, undef, $messages) = $proxy->psql('postgres', "\\set VERBOSITY verbose\nCALL pglock.join_servers()");
+
+	like($messages, qr/ERROR:  $message/, $name);
+	nobody_joins('none does');
+	return;
+}
+
 my $join_waits = "count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'CALL pglock.join%' AND wait_event = 'PgSleep'";
 
 $holder->query_safe("SELECT pglock.acquire($key)");
@@ -227,9 +238,15 @@ nobody_joins('finish => false has none join');
 
 # tokens that are behind
 $servers[0]->safe_psql('postgres', "SELECT setval('pglock.tokens', (extract(epoch FROM now() + '1 hour') * 1e6)::bigint)");
-my (undef, $messages) = call_on($operator, "\\set VERBOSITY verbose\nCALL pglock.join_servers()");
-like($messages, qr/ERROR:  55000: the tokens of server 2 are \d+\.\d+ s behind/, 'a server whose tokens are behind does not join');
-nobody_joins('none does');
+fails_to_join(qr/55000: the tokens of server 2 are \d+\.\d s behind/, 'a server whose tokens are behind does not join');
+
+my $direct = session($servers[0]);
+
+$direct->query_safe("SELECT pglock.acquire('pglock.join_servers')");
+fails_to_join(qr/55000: the tokens of server 2 are \d+\.\d s behind/, '... whatever locks others hold');
+$direct->quit;
+ask("CREATE OR REPLACE FUNCTION pglock.drawn_at(server integer, key text) RETURNS bigint LANGUAGE sql AS 'SELECT NULL::bigint'");
+fails_to_join(qr/55P03: could not draw a token of server 0/, '... and none joins without a token');
 
 $_->quit foreach $holder, $waiter, $reader, $operator;
 stop_and_check_log($_) foreach $proxy, @servers;
