@@ -253,7 +253,7 @@ waiting_since(const shown_lock &shown)
 void
 add_session(row_builder<16> &columns, const activity::session &session)
 {
-	columns.add_if(session.role != nullptr, NameGetDatum(session.role));
+	columns.add_if(session.role != nullptr, PointerGetDatum(session.role));
 	columns.add_text(session.application_name);
 	columns.add_if(!session.client_address.isnull, session.client_address.value);
 }
