@@ -280,10 +280,14 @@ BEGIN
                 CONTINUE;
             END IF;
         EXCEPTION WHEN query_canceled OR OTHERS THEN
-            PERFORM @extschema@.release(key, shared) FROM unnest(taken) AS key;
+            BEGIN
+                PERFORM @extschema@.release_everywhere('level', taken, shared);
+            EXCEPTION WHEN OTHERS THEN
+                RAISE WARNING '%', SQLERRM;
+            END;
             RAISE;
         END;
-        PERFORM @extschema@.release(key, shared) FROM unnest(taken) AS key;
+        PERFORM @extschema@.release_everywhere('level', taken, shared);
         RETURN false;
     END LOOP;
     RETURN true;
@@ -315,20 +319,63 @@ END $$;
 COMMENT ON FUNCTION release(text, shared boolean) IS
 'As release of the extension postgres_lock. false also tells that the session on the server was lost, and the lock with it.';
 
+CREATE FUNCTION release_everywhere(what text, keys text[] = NULL, shared boolean = NULL)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    part record;
+    released integer := 0;
+    failed integer[] := '{}';
+    state text;
+    message text;
+BEGIN
+    FOR part IN
+        SELECT server AS place, NULL::text[] AS keys FROM @extschema@.servers WHERE what = 'all'
+        UNION ALL
+        SELECT place, array_agg(key) FROM unnest(keys) AS key, unnest(@extschema@.places(key, releasing => true)) AS place
+        GROUP BY place
+        ORDER BY place
+    LOOP
+        BEGIN
+            released := released + CASE what
+                WHEN 'all' THEN @extschema@.release_all_at(part.place)
+                WHEN 'keys' THEN @extschema@.release_all_at(part.place, part.keys)
+                ELSE (SELECT count(*) FILTER (WHERE @extschema@.release_at(part.place, key, shared))
+                      FROM unnest(part.keys) AS key)
+                END;
+        EXCEPTION WHEN query_canceled OR OTHERS THEN
+            IF state IS NULL THEN
+                GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+            END IF;
+            failed := failed || part.place;
+        END;
+    END LOOP;
+    IF state IS NOT NULL THEN
+        RAISE '%', message USING ERRCODE = state,
+            DETAIL = format('Nothing was released on server %s. On the others, %s levels were.',
+                array_to_string(failed, ', '), released),
+            HINT = 'Call release_all() again: a session that has ended there has no locks.';
+    END IF;
+    RETURN released;
+END $$;
+
+COMMENT ON FUNCTION release_everywhere(text, text[], shared boolean) IS
+'Releases "all", all levels of the "keys", or one "level" of each, and says how many levels that were. It goes through all
+servers, and raises the first error after that.';
+
 CREATE FUNCTION release_all()
 RETURNS integer LANGUAGE sql
 BEGIN ATOMIC
-    SELECT coalesce(sum(release_all_at(server)), 0)::integer FROM servers;
+    SELECT release_everywhere('all');
 END;
 
 COMMENT ON FUNCTION release_all() IS
-'Gives back all locks and slots of this session on all servers, and says how many levels that were. Does not touch leases.';
+'Gives back all locks and slots of this session on all servers, and says how many levels that were. Does not touch leases. If
+one of the servers fails, the error comes when those of the others have been given back.';
 
 CREATE FUNCTION release_all(keys text[])
 RETURNS integer LANGUAGE sql
 BEGIN ATOMIC
-    SELECT coalesce(sum(release_all_at(place, array_agg)), 0)::integer
-    FROM (SELECT place, array_agg(key) FROM unnest(keys) AS key, unnest(places(key, releasing => true)) AS place GROUP BY place) AS parts;
+    SELECT release_everywhere('keys', keys);
 END;
 
 COMMENT ON FUNCTION release_all(text[]) IS 'As release_all(), for the locks of these keys.';

@@ -344,11 +344,38 @@ nothing_is_held('the client has gone');
 $client->query_safe("SELECT pglock.acquire('$a')");
 $servers[2]->stop;
 is_refused('SELECT * FROM pglock.locks', '\w+', '.*');
+
+# ... stops nothing from being released on those after it
+my $c = key_of(3, 'a');
+
+$client->query_safe("SELECT pglock.acquire('$c')");
+foreach ([ 'release_all()', 2 ], [ "release_all('{$b, $c}')", 1 ])
+{
+	my ($call, $levels) = @$_;
+
+	$client->query_safe("SELECT pglock.release_all('{$a, $c}'), pglock.acquire('$a'), pglock.acquire('$c')");
+	(undef, $messages) = call_on($client, "SELECT pglock.$call");
+	like($messages, qr/ERROR:.*DETAIL:  Nothing was released on server 2\. On the others, $levels levels were/s, "$call fails");
+	is($servers[3]->safe_psql('postgres', 'SELECT count(*) FROM pglock.locks'), '0', '... when all that is there has been released');
+}
 is(ask('SELECT server FROM pglock.locks WHERE server <> 2'), '1', 'the view can leave out a server that is gone');
 is_refused("SELECT pglock.try('$b')", '\w+', '.*');
 is($client->query_safe("SELECT pglock.held('$a'), pglock.release('$a')"), 't|t', '... keys of the others are as they were');
 $servers[2]->start;
 is(ask("SELECT pglock.try('$b')"), 't', '... and it is asked again when it is back');
+
+my $first = key_of(0, 'a');
+
+$direct = session($servers[3]);
+$direct->query_safe("SELECT pglock.acquire('$c')");
+start_waiting($client, "SELECT pglock.acquire_all('{$first, $a, $c}')");
+wait_for_waiter($servers[3], $c);
+$servers[0]->stop;
+ask("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE '%acquire_all%' AND pid <> pg_backend_pid()");
+is(finish_waiting($client), '57014', 'acquire_all() is cancelled while a server is gone');
+is($servers[1]->safe_psql('postgres', "SELECT count(*) FROM pglock.locks WHERE key = '$a'"), '0', '... and gives back what it has on the others');
+$direct->quit;
+$servers[0]->start;
 
 $client->quit;
 stop_and_check_log($_) foreach $proxy, @servers;
