@@ -9,6 +9,10 @@
 -- Each server is a PL/Proxy cluster of its own, by CONNECT: PL/Proxy closes the connections of a named cluster, and
 -- so ends its locks, when its definition changes, or when the session misses catalog changes while it waits.
 
+-- Whoever may create in the schema of PL/Proxy must not be able to stand in for functions and operators of the catalog:
+-- neither in this script nor in what it creates.
+SET LOCAL search_path TO @extschema@, pg_temp;
+
 GRANT USAGE ON SCHEMA @extschema@ TO PUBLIC;
 
 --
@@ -205,7 +209,7 @@ COMMENT ON FUNCTION leases_at(integer) IS 'The view leases of one server.';
 
 CREATE FUNCTION clock_at(server integer) RETURNS timestamptz LANGUAGE plproxy AS $$
     CONNECT @extschema@.connection(server);
-    SELECT clock_timestamp();
+    SELECT pg_catalog.clock_timestamp();
 $$;
 
 COMMENT ON FUNCTION clock_at(integer) IS 'The clock of one server.';
@@ -697,14 +701,77 @@ COMMENT ON FUNCTION check_tokens() IS
 'Draws a token on each server: error 55000 if that of one which is about to join is not greater than those of the
 others, 55P03 if none could be drawn.';
 
+-- What the procedures that COMMIT ask and do is in functions: these can have a search_path of their own.
+
+CREATE FUNCTION has_old_snapshots(since text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM pg_stat_activity AS other, @extschema@.servers
+        WHERE other.datname = current_database() AND other.pid <> pg_backend_pid()
+            AND other.backend_type IS DISTINCT FROM 'autovacuum worker' AND age(other.backend_xmin) >= age(servers.xmin)
+            AND servers.state = since);
+END $$;
+
+COMMENT ON FUNCTION has_old_snapshots(text) IS
+'Whether anything goes on that may not have seen that servers are in that state: calls that wait, and old snapshots.';
+
+CREATE FUNCTION clocks() RETURNS timestamptz[] LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT array_agg(@extschema@.clock_at(server) ORDER BY server) FROM @extschema@.servers);
+END $$;
+
+COMMENT ON FUNCTION clocks() IS 'The clocks of all servers.';
+
+CREATE FUNCTION is_moving(clocks timestamptz[] = NULL) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF clocks IS NULL THEN
+        RETURN EXISTS (SELECT FROM @extschema@.moving WHERE kind = 'lock');
+    END IF;
+    RETURN EXISTS (
+        SELECT FROM @extschema@.moving WHERE kind <> 'lock' OR held_since IS NULL OR held_since < clocks[server + 1]);
+END $$;
+
+COMMENT ON FUNCTION is_moving(timestamptz[]) IS
+'Whether any lock is on its old server: or any that was held before these clocks, or a slot, or a lease.';
+
+CREATE FUNCTION versions() RETURNS text[] LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN ARRAY(SELECT concat_ws(' ', servers.server, servers.connection, servers.state, servers.xmin)
+                 FROM @extschema@.servers ORDER BY server);
+END $$;
+
+COMMENT ON FUNCTION versions() IS 'What the table of servers has now, to tell whether it has been changed since.';
+
+CREATE FUNCTION begin_settling(versions text[], finish boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM @extschema@.check_tokens();
+    IF versions <> @extschema@.versions() THEN
+        RAISE 'the table of servers was changed meanwhile' USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Call join_servers() again.';
+    END IF;
+    IF finish THEN
+        UPDATE @extschema@.servers SET state = 'settling' WHERE state = 'joining';
+    END IF;
+END $$;
+
+COMMENT ON FUNCTION begin_settling(text[], boolean) IS
+'Checks tokens, and that the table of servers is as it was. If that is all, servers that are joining are settling from now on.';
+
+CREATE FUNCTION end_settling() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE @extschema@.servers SET state = 'joined' WHERE state = 'settling';
+END $$;
+
+COMMENT ON FUNCTION end_settling() IS 'Has servers that are settling join.';
+
 CREATE PROCEDURE settle_servers() LANGUAGE plpgsql AS $$
 BEGIN
     LOOP
         COMMIT;
-        EXIT WHEN NOT EXISTS (SELECT FROM @extschema@.moving WHERE kind = 'lock');
-        PERFORM pg_sleep(0.1);
+        EXIT WHEN NOT @extschema@.is_moving();
+        PERFORM pg_catalog.pg_sleep(0.1);
     END LOOP;
-    UPDATE @extschema@.servers SET state = 'joined' WHERE state = 'settling';
+    PERFORM @extschema@.end_settling();
 END $$;
 
 COMMENT ON PROCEDURE settle_servers() IS
@@ -712,45 +779,46 @@ COMMENT ON PROCEDURE settle_servers() IS
 
 CREATE PROCEDURE join_servers(finish boolean = true) LANGUAGE plpgsql AS $$
 DECLARE
-    added text[] := ARRAY(SELECT servers::text || servers.xmin FROM @extschema@.servers ORDER BY server);
+    versions text[] := @extschema@.versions();
     clocks timestamptz[];
 BEGIN
-    -- what began before the servers were added may know only the old places: calls that wait, and old snapshots
     LOOP
         COMMIT;
-        EXIT WHEN NOT EXISTS (
-            SELECT FROM pg_stat_activity AS other, @extschema@.servers
-            WHERE other.datname = current_database() AND other.pid <> pg_backend_pid()
-                AND other.backend_type <> 'autovacuum worker' AND age(other.backend_xmin) >= age(servers.xmin)
-                AND servers.state = 'joining');
-        PERFORM pg_sleep(0.1);
+        EXIT WHEN NOT @extschema@.has_old_snapshots('joining');
+        PERFORM pg_catalog.pg_sleep(0.1);
     END LOOP;
 
     -- from now on locks are taken on both places. What has been held since before, by the clock of its server, may have
     -- levels on the old place alone, even if it was taken again on both
-    SELECT array_agg(@extschema@.clock_at(server) ORDER BY server) INTO clocks FROM @extschema@.servers;
+    clocks := @extschema@.clocks();
     LOOP
         COMMIT;
-        EXIT WHEN NOT EXISTS (
-            SELECT FROM @extschema@.moving
-            WHERE kind <> 'lock' OR held_since IS NULL OR held_since < clocks[server + 1]);
-        PERFORM pg_sleep(0.1);
+        EXIT WHEN NOT @extschema@.is_moving(clocks);
+        PERFORM pg_catalog.pg_sleep(0.1);
     END LOOP;
-    PERFORM @extschema@.check_tokens();
-
+    COMMIT;
+    -- the first of its transaction, so that no snapshot is older
     LOCK TABLE @extschema@.servers IN SHARE ROW EXCLUSIVE MODE;
-    IF added <> ARRAY(SELECT servers::text || servers.xmin FROM @extschema@.servers ORDER BY server) THEN
-        RAISE 'the table of servers was changed meanwhile' USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'Call join_servers() again.';
+    PERFORM @extschema@.begin_settling(versions, finish);
+    IF finish THEN
+        CALL @extschema@.settle_servers();
     END IF;
-    IF NOT finish THEN
-        RETURN;
-    END IF;
-    UPDATE @extschema@.servers SET state = 'settling' WHERE state = 'joining';
-    CALL @extschema@.settle_servers();
 END $$;
 
 COMMENT ON PROCEDURE join_servers(boolean) IS
 'Has the servers that were added join, once no key that moves has been held since before on its old server; waits for that, as
 the view moving shows. finish => false: waits, and leaves it at that: to be called on each of several proxies before any of them
 finishes. Not in a transaction block. Errors: 55000 if the tokens of a new server are behind, or the table was changed.';
+
+-- The functions in SQL are bound to what they call.
+DO $do$
+DECLARE
+    routine regprocedure;
+BEGIN
+    FOR routine IN
+        SELECT pg_proc.oid FROM pg_proc JOIN pg_language ON pg_language.oid = prolang
+        WHERE pronamespace = '@extschema@'::regnamespace AND lanname = 'plpgsql' AND proname NOT IN ('settle_servers', 'join_servers')
+    LOOP
+        EXECUTE format('ALTER ROUTINE %s SET search_path = pg_catalog, pg_temp', routine);
+    END LOOP;
+END $do$;

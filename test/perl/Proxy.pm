@@ -40,13 +40,14 @@ sub start_proxy
 	return $proxy;
 }
 
-# Tells the proxy of more servers, numbered from `first`, which are in that state.
+# Tells the proxy of more servers, numbered from `first`, which are in that state; in that database, if it is not postgres.
 sub add_servers
 {
 	my ($proxy, $first, $state, @servers) = @_;
+	my $database = ref $servers[-1] ? 'postgres' : pop @servers;
 	my $rows = join ', ', map { sprintf "(%d, \$\$%s\$\$, '$state')", $first++, $_->connstr('postgres') } @servers;
 
-	$proxy->safe_psql('postgres', "INSERT INTO pglock.servers VALUES $rows");
+	$proxy->safe_psql($database, "INSERT INTO pglock.servers VALUES $rows");
 	return;
 }
 

@@ -378,5 +378,40 @@ $direct->quit;
 $servers[0]->start;
 
 $client->quit;
+
+#
+# Nobody's functions and operators run instead of those of the catalog
+#
+
+ask('CREATE DATABASE shop');
+ask('CREATE ROLE eve');
+
+sub shop { return $proxy->psql('shop', $_[0]); }
+
+shop('GRANT CREATE ON SCHEMA public TO eve');
+foreach my $trap ([ '||', 'text', 'xid' ], [ '<>', 'text[]', 'text[]' ], [ '||', 'text[]', 'text[]' ], [ '/', 'bigint', 'numeric' ])
+{
+	my ($operator, @types) = @$trap;
+
+	shop(sprintf <<'END', @types, $operator, @types);
+SET ROLE eve;
+CREATE FUNCTION public.trap(%s, %s) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''a trap''; END';
+CREATE OPERATOR public.%s (FUNCTION = public.trap, LEFTARG = %s, RIGHTARG = %s);
+END
+}
+shop(<<'END');
+SET ROLE eve;
+CREATE FUNCTION public.concat_ws(text, text, text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''a trap''; END';
+END
+like((shop("SELECT '{}'::text[] <> '{}'::text[]"))[2], qr/a trap/, 'control: a superuser runs the operator of another role');
+is((shop('SET client_min_messages = warning; CREATE EXTENSION postgres_lock_proxy CASCADE'))[2], '', '... the script does not');
+add_servers($proxy, 0, 'joining', @servers, 'shop');
+is((shop('CALL pglock.join_servers()'))[2], '', '... nor do servers that join');
+is((shop("SELECT pglock.acquire_all('{$a, $b, $c}', '1min'), pglock.release_all('{$a, $b}'), pglock.release_all()"))[1],
+	't|2|1', '... nor do locks');
+is( ask("SELECT string_agg(p.oid::regprocedure::text, ' ' ORDER BY proname) FROM pg_proc p JOIN pg_language l ON l.oid = prolang
+		WHERE pronamespace = 'pglock'::regnamespace AND lanname = 'plpgsql' AND proconfig IS NULL"),
+	'pglock.join_servers(boolean) pglock.settle_servers()', 'functions have a search_path of their own, unless they COMMIT');
+
 stop_and_check_log($_) foreach $proxy, @servers;
 done_testing();
