@@ -766,6 +766,12 @@ COMMENT ON FUNCTION end_settling() IS 'Has servers that are settling join.';
 
 CREATE PROCEDURE settle_servers() LANGUAGE plpgsql AS $$
 BEGIN
+    -- what began before the servers were settling takes locks on both places
+    LOOP
+        COMMIT;
+        EXIT WHEN NOT @extschema@.has_old_snapshots('settling');
+        PERFORM pg_catalog.pg_sleep(0.1);
+    END LOOP;
     LOOP
         COMMIT;
         EXIT WHEN NOT @extschema@.is_moving();
@@ -775,7 +781,8 @@ BEGIN
 END $$;
 
 COMMENT ON PROCEDURE settle_servers() IS
-'The end of join_servers(), to be called if that was interrupted: waits until no lock is left on its old server.';
+'The end of join_servers(), to be called if that was interrupted: waits until nothing goes on that began
+before the servers were settling, and no lock is left on its old server.';
 
 CREATE PROCEDURE join_servers(finish boolean = true) LANGUAGE plpgsql AS $$
 DECLARE

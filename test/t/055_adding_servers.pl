@@ -207,6 +207,24 @@ foreach my $take ('key, shared => false', 'key, shared => true')
 	}
 }
 
+# a transaction that saw the servers joining
+$holder->query_safe("SELECT pglock.acquire($key)");
+add_servers($proxy, 2, 'joining', @servers[ 2, 3 ]);
+start_waiting($operator, 'CALL pglock.join_servers()');
+await($proxy, $join_waits, 'join_servers() waits for a lock');
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+$holder->query_safe("SELECT pglock.release($key)");
+await($proxy, "max(state) = 'settling' FROM pglock.servers", '... the servers settle');
+await($proxy, $join_waits, '... and wait');
+is($reader->query_safe("SELECT pglock.try($key)"), 't', '... for a transaction that takes a lock on both places');
+nobody_joins('is waited for');
+$reader->query_safe('COMMIT');
+await($proxy, $join_waits, '... then for its lock');
+is($reader->query_safe("SELECT pglock.release($key)"), 't', '... until it is released');
+is(finish_waiting($operator), '00000', '... the servers join');
+is(ask('SELECT count(*) FROM pglock.locks'), '0', '... nothing is left');
+ask('DELETE FROM pglock.servers WHERE server > 1');
+
 # leases and slots
 my $token = $holder->query_safe("SELECT pglock.acquire_lease($key, '1h')");
 
