@@ -167,8 +167,10 @@ is($old->safe_psql('postgres', "SELECT count(*) FROM pglock.locks WHERE key = '$
 is($new->safe_psql('postgres', "SELECT count(*) FROM pglock.locks WHERE key = '$key'"), '0', '... alone');
 nobody_joins('is waited for while a transaction has its old snapshot');
 is($reader->query_safe("SELECT pglock.try($key)"), 'f', '... which goes to the old place');
+my $now = $old->safe_psql('postgres', 'SELECT clock_timestamp()');
 $reader->query_safe('COMMIT');
-await($proxy, $join_waits, '... then for the lock that was taken before');
+await($old, "count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%pglock.locks%' AND query_start > '$now' AND pid <> pg_backend_pid()",
+	'... then for the lock that was taken before');
 nobody_joins('as it is on one place');
 is($waiter->query_safe("SELECT pglock.held($key)"), 'f', '... held() does not trust it');
 start_waiting($holder, "SELECT pglock.acquire($key)");
