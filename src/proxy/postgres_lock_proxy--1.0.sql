@@ -31,7 +31,7 @@ COMMENT ON TABLE servers IS
 'The servers, by their numbers from 0. Those that have joined share the keys: server_of(key, how many have joined). While
 others are joining, locks whose server will change are taken on both. When they are settling, locks are taken on the
 new one alone, and released on both: some were taken before. Everybody can read the connection strings, so they must
-contain no password. join_servers() sets the state.';
+contain no password. join_servers() sets the state, and nobody else can for a server that has joined.';
 
 CREATE FUNCTION check_servers() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -49,6 +49,41 @@ COMMENT ON FUNCTION check_servers() IS 'The trigger of the table servers.';
 
 CREATE TRIGGER check_servers AFTER INSERT OR UPDATE OR DELETE ON servers
 FOR EACH STATEMENT EXECUTE FUNCTION check_servers();
+
+-- STABLE: it does not see the rows before, of those that one statement inserts
+CREATE FUNCTION keep_number() RETURNS trigger
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    changes boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        changes := NEW.server <> OLD.server OR NEW.state <> OLD.state;
+    ELSIF TG_OP = 'DELETE' THEN
+        changes := OLD.state <> 'joining';
+    ELSE
+        changes := EXISTS (SELECT FROM @extschema@.servers WHERE state <> 'joining');
+        IF TG_OP = 'INSERT' THEN
+            changes := changes AND NEW.state <> 'joining';
+        END IF;
+    END IF;
+    IF changes THEN
+        RAISE 'the number of servers that have joined cannot be changed by %', TG_OP
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'Locks that are held would be looked for on other servers.',
+            HINT = 'Insert servers as "joining", and CALL @extschema@.join_servers(). To remove servers, release all locks, '
+                'and disable the trigger keep_number meanwhile.';
+    END IF;
+    RETURN coalesce(NEW, OLD);
+END $$;
+
+COMMENT ON FUNCTION keep_number() IS
+'The trigger of the table servers that leaves it to the procedures to change the number of those that have joined.';
+
+CREATE TRIGGER keep_number BEFORE INSERT OR UPDATE OR DELETE ON servers
+FOR EACH ROW WHEN (current_setting('postgres_lock_proxy.settles', true) IS DISTINCT FROM 'on') EXECUTE FUNCTION keep_number();
+
+CREATE TRIGGER keep_number_truncate BEFORE TRUNCATE ON servers
+FOR EACH STATEMENT EXECUTE FUNCTION keep_number();
 
 CREATE FUNCTION lock_id(key text) RETURNS bigint
 AS 'MODULE_PATHNAME', 'pglock_lock_id_text' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
@@ -742,7 +777,8 @@ END $$;
 
 COMMENT ON FUNCTION versions() IS 'What the table of servers has now, to tell whether it has been changed since.';
 
-CREATE FUNCTION begin_settling(versions text[], finish boolean) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION begin_settling(versions text[], finish boolean) RETURNS void LANGUAGE plpgsql
+SET postgres_lock_proxy.settles = on AS $$
 BEGIN
     PERFORM @extschema@.check_tokens();
     IF versions <> @extschema@.versions() THEN
@@ -757,7 +793,8 @@ END $$;
 COMMENT ON FUNCTION begin_settling(text[], boolean) IS
 'Checks tokens, and that the table of servers is as it was. If that is all, servers that are joining are settling from now on.';
 
-CREATE FUNCTION end_settling() RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION end_settling() RETURNS void LANGUAGE plpgsql
+SET postgres_lock_proxy.settles = on AS $$
 BEGIN
     UPDATE @extschema@.servers SET state = 'joined' WHERE state = 'settling';
 END $$;

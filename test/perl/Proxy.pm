@@ -9,7 +9,7 @@ use PgLock;
 use PostgreSQL::Test::Cluster;
 use Test::More;
 
-our @EXPORT = qw(has_plproxy start_servers start_proxy add_servers call_on);
+our @EXPORT = qw(has_plproxy start_servers start_proxy add_servers remove_servers call_on);
 
 # Does the PostgreSQL that is tested have PL/Proxy?
 sub has_plproxy
@@ -48,6 +48,21 @@ sub add_servers
 	my $rows = join ', ', map { sprintf "(%d, \$\$%s\$\$, '$state')", $first++, $_->connstr('postgres') } @servers;
 
 	$proxy->safe_psql($database, "INSERT INTO pglock.servers VALUES $rows");
+	return;
+}
+
+# Has the proxy forget all servers but the first ones, as docs/ha.md says: locks that are held are looked for elsewhere.
+sub remove_servers
+{
+	my ($proxy, $left) = @_;
+
+	$proxy->safe_psql('postgres', <<"END");
+BEGIN;
+ALTER TABLE pglock.servers DISABLE TRIGGER keep_number;
+DELETE FROM pglock.servers WHERE server >= $left;
+ALTER TABLE pglock.servers ENABLE TRIGGER keep_number;
+COMMIT;
+END
 	return;
 }
 

@@ -73,8 +73,17 @@ $proxy->safe_psql('postgres', $_) foreach $recipe =~ /(.+?;)\n/gs;
 is(ask("SELECT connection LIKE '%lock\\_timeout=1min%' FROM pglock.servers WHERE server = 3"), 't', 'the recipe of the document');
 ask("UPDATE pglock.servers SET connection = split_part(connection, ' options', 1)");
 is(ask("SELECT count(*) FROM pglock.servers WHERE state = 'joined'"), '4', 'four servers join');
-is_refused('DELETE FROM pglock.servers WHERE server = 1', '23514', 'servers must be numbered');
-is_refused("UPDATE pglock.servers SET state = 'joining' WHERE server < 2", '23514', 'servers must be numbered');
+is_refused("INSERT INTO pglock.servers VALUES (5, '')", '23514', 'servers must be numbered');
+is_refused($_, '55000', 'the number of servers that have joined cannot be changed')
+  foreach (
+	'DELETE FROM pglock.servers WHERE server = 3',
+	'DELETE FROM pglock.servers',
+	'TRUNCATE pglock.servers',
+	"UPDATE pglock.servers SET state = 'joining' WHERE server = 3",
+	"INSERT INTO pglock.servers VALUES (4, '', 'joined')",
+	"INSERT INTO pglock.servers VALUES (4, ''); UPDATE pglock.servers SET state = 'settling' WHERE server = 4",
+	"UPDATE pglock.servers SET state = 'joined'");
+is(ask('DELETE FROM pglock.servers WHERE server = 4 RETURNING server'), '4', 'a server that has not joined can be removed');
 
 my ($client, $other) = (session($proxy), session($proxy));
 
