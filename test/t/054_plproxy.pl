@@ -422,5 +422,10 @@ is( ask("SELECT string_agg(p.oid::regprocedure::text, ' ' ORDER BY proname) FROM
 		WHERE pronamespace = 'pglock'::regnamespace AND lanname = 'plpgsql' AND proconfig IS NULL"),
 	'pglock.join_servers(boolean) pglock.settle_servers()', 'functions have a search_path of their own, unless they COMMIT');
 
+# a dump of servers that have joined can be restored
+ask('CREATE DATABASE restored');
+system(sprintf 'pg_dump -d "%s" | psql -qX -d "%s" >/dev/null', map { $proxy->connstr($_) } 'shop', 'restored');
+is($proxy->safe_psql('restored', 'SELECT count(*), min(state) FROM pglock.servers'), '4|joined', 'servers are restored from a dump');
+
 stop_and_check_log($_) foreach $proxy, @servers;
 done_testing();
