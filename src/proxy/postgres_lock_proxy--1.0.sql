@@ -42,6 +42,10 @@ BEGIN
         RAISE EXCEPTION 'servers must be numbered from 0 without a gap, those that have joined first'
             USING ERRCODE = 'check_violation', HINT = 'Servers cannot be added while others are settling.';
     END IF;
+    IF TG_OP = 'DELETE' THEN
+        -- the keys move to others than before: who has not seen that is waited for by what the rows tell of their age
+        UPDATE @extschema@.servers SET state = state WHERE state = 'joining';
+    END IF;
     RETURN NULL;
 END $$;
 

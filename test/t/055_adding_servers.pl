@@ -229,6 +229,16 @@ is(finish_waiting($operator), '00000', '... the servers join');
 is(ask('SELECT count(*) FROM pglock.locks'), '0', '... nothing is left');
 remove_servers($proxy, 2);
 
+# a transaction that saw more servers joining, and so another place
+add_servers($proxy, 2, 'joining', @servers[ 2, 3 ]);
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+ask('DELETE FROM pglock.servers WHERE server = 3');
+start_waiting($operator, 'CALL pglock.join_servers()');
+await($proxy, $join_waits, 'join_servers() waits for a transaction that saw one more');
+$reader->query_safe('COMMIT');
+is(finish_waiting($operator), '00000', '... until it ends');
+remove_servers($proxy, 2);
+
 # leases and slots
 my $token = $holder->query_safe("SELECT pglock.acquire_lease($key, '1h')");
 
