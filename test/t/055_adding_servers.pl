@@ -235,6 +235,7 @@ $reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
 ask('DELETE FROM pglock.servers WHERE server = 3');
 start_waiting($operator, 'CALL pglock.join_servers()');
 await($proxy, $join_waits, 'join_servers() waits for a transaction that saw one more');
+is(ask('SELECT max(state) FROM pglock.servers'), 'joining', '... before the servers settle');
 $reader->query_safe('COMMIT');
 is(finish_waiting($operator), '00000', '... until it ends');
 remove_servers($proxy, 2);
