@@ -7,7 +7,6 @@
 #include "acquire.hpp"
 
 #include "compat.hpp"
-#include "confirmation.hpp"
 #include "context.hpp"
 #include "deadline.hpp"
 #include "holders.hpp"
@@ -245,7 +244,7 @@ raise_timeout(const lock_key &key)
 }
 
 void
-confirm(std::span<const lock_key> keys, const request &how)
+confirm_taken(std::span<const lock_key> keys, const request &how)
 {
 	PG_TRY();
 	{
@@ -269,8 +268,7 @@ acquire(const lock_key &key, const request &how)
 	check_may_acquire(key, how);
 	if (!take_or_wait(key, how))
 		return false;
-	if (confirmation::is_wanted())
-		confirm({&key, 1}, how);
+	confirm({&key, 1}, how);
 	return true;
 }
 
@@ -300,8 +298,7 @@ acquire_all(std::span<lock_key> keys, const request &how)
 		undo_all(keys.first(taken), how);
 		return false;
 	}
-	if (confirmation::is_wanted())
-		confirm(keys, how);
+	confirm(keys, how);
 	return true;
 }
 
@@ -319,8 +316,7 @@ lock_or_raise(const lock_key &key, const request &how, FunctionCallInfo call)
 	}
 	if (!is_taken)
 		raise_timeout(key);
-	if (confirmation::is_wanted())
-		confirm({&key, 1}, how);
+	confirm({&key, 1}, how);
 }
 
 bool

@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "confirmation.hpp"
 #include "key.hpp"
 #include "lock.hpp"
 
@@ -32,11 +33,19 @@ void get_ready_to_wait(const char *noun, const lock_key &key, const request &how
 /* Raises 55P03: a lock, or any slot of a key, was not to be had in time. */
 [[noreturn]] void raise_timeout(const lock_key &key);
 
+/* What confirm() does where it is wanted. */
+void confirm_taken(std::span<const lock_key> keys, const request &how);
+
 /*
- * Has it confirmed that this server is still the primary after the locks were taken, or gives them
- * back and raises why not. To be called where confirmation.hpp says that it is wanted.
+ * Has it confirmed, if that is wanted, that this server is still the primary after the locks were
+ * taken, or gives them back and raises why not.
  */
-void confirm(std::span<const lock_key> keys, const request &how);
+inline void
+confirm(std::span<const lock_key> keys, const request &how)
+{
+	if (confirmation::is_wanted())
+		confirm_taken(keys, how);
+}
 
 /* Takes a lock. False: it was not to be had in time, and nothing was taken. */
 bool acquire(const lock_key &key, const request &how);

@@ -8,7 +8,6 @@
 #include "slots.hpp"
 
 #include "compat.hpp"
-#include "confirmation.hpp"
 #include "deadline.hpp"
 #include "holds.hpp"
 #include "sleeper.hpp"
@@ -152,9 +151,6 @@ wait(const wanted &w)
 void
 confirm(const wanted &w, int32 number)
 {
-	if (!confirmation::is_wanted())
-		return;
-
 	lock_key slot = w.key.with(number);
 
 	pglock::confirm({&slot, 1}, w.how);
