@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 our @EXPORT = qw(new_server describe_extension session start_waiting finish_waiting wait_for_waiter wait_for_session_end
-  end_session run_psqls is_crash_free stop_and_check_log);
+  wait_until_synchronous wait_for_replication end_session run_psqls is_crash_free stop_and_check_log);
 
 # A started server with the extension in its database postgres. `conf`: more of postgresql.conf;
 # `init`: arguments of initdb's wrapper; `extension`: 0 for a server without it; `install_path`: the folder
@@ -109,6 +109,27 @@ sub wait_for_session_end
 	$node->poll_query_until('postgres',
 		"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)")
 	  or die "session $pid does not end";
+	return;
+}
+
+# Waits until the standby of a primary that has one is synchronous.
+sub wait_until_synchronous
+{
+	my ($primary) = @_;
+
+	$primary->poll_query_until('postgres', "SELECT sync_state = 'sync' FROM pg_stat_replication")
+	  or die 'the standby is not synchronous';
+	return;
+}
+
+# Waits until `count` sessions wait for a standby.
+sub wait_for_replication
+{
+	my ($primary, $count) = @_;
+
+	$primary->poll_query_until('postgres',
+		"SELECT count(*) = $count FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+	  or die "there are not $count sessions that wait for the standby";
 	return;
 }
 

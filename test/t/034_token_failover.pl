@@ -79,13 +79,6 @@ sub set_synchronous
 	return;
 }
 
-sub wait_until_synchronous
-{
-	$primary->poll_query_until('postgres', "SELECT sync_state = 'sync' FROM pg_stat_replication")
-	  or die 'the standby is not synchronous';
-	return;
-}
-
 # The next draw logs a bound again, which no standby has got yet.
 sub forget_standby
 {
@@ -93,19 +86,9 @@ sub forget_standby
 	return;
 }
 
-sub wait_for_replication
-{
-	my ($count) = @_;
-
-	$primary->poll_query_until('postgres',
-		"SELECT count(*) = $count FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-	  or die "there are not $count sessions that wait for the standby";
-	return;
-}
-
 $primary->safe_psql('postgres', 'SELECT setval(\'pglock.tokens\', ' . FAR . ')');
 set_synchronous('*');
-wait_until_synchronous();
+wait_until_synchronous($primary);
 is(draw($primary), FAR + 1, 'a token is drawn');
 
 # On the standby there are none: not even where locks are allowed.
@@ -143,7 +126,7 @@ is($sessions{timeout}->query_safe("SELECT key, token FROM pglock.locks WHERE key
 my @waiting = grep { $_ ne 'timeout' } sort keys %sessions;
 
 start_waiting($sessions{$_}, "SELECT pglock.token('$_')") foreach @waiting;
-wait_for_replication(scalar @waiting);
+wait_for_replication($primary, scalar @waiting);
 pass('... whatever synchronous_commit is, sessions wait');
 
 foreach my $name ('on', 'off')
@@ -159,7 +142,7 @@ $primary->safe_psql('postgres', "SELECT pg_terminate_backend($pids{end})");
 wait_for_session_end($primary, $pids{end});
 is($primary->safe_psql('postgres', "SELECT pglock.is_free('end')"), 't', 'a waiting session ends, with its lock');
 end_session(delete $sessions{end});
-wait_for_replication(3);
+wait_for_replication($primary, 3);
 $standby->start;
 foreach my $name ('local', 'remote_write', 'remote_apply')
 {
@@ -178,7 +161,7 @@ forget_standby();
 $sessions{on}->query_safe("SELECT pglock.release('on'), pglock.acquire('on')");
 start_waiting($sessions{on}, "DO \$\$ BEGIN PERFORM pglock.token('on');
 	EXCEPTION WHEN query_canceled THEN PERFORM pglock.acquire('caught'); END \$\$");
-wait_for_replication(1);
+wait_for_replication($primary, 1);
 $primary->safe_psql('postgres', "SELECT pg_cancel_backend($pids{on})");
 is(finish_waiting($sessions{on}), '00000', 'a cancel is caught');
 $sessions{on}->{stderr} = '';
@@ -187,7 +170,7 @@ is($sessions{on}->query_safe("SELECT string_agg(key, ',' ORDER BY key), max(toke
 
 # Given up, the standby is nothing to wait for: not for those who do already, and have not heard of it.
 start_waiting($sessions{on}, "SELECT pglock.token('on')");
-wait_for_replication(1);
+wait_for_replication($primary, 1);
 set_synchronous('');
 is(finish_waiting($sessions{on}), '00000', 'the standby is given up: who waits for it gets the token');
 $sessions{on}->{stderr} = '';
@@ -218,9 +201,9 @@ set_synchronous('*');
 $primary->poll_query_until('postgres', "SELECT current_setting('synchronous_standby_names') = '*'");
 # the checkpointer has to have heard of it: a commit waits
 start_waiting($sessions{local}, "SET synchronous_commit = on; CREATE TABLE waits ()");
-wait_for_replication(1);
+wait_for_replication($primary, 1);
 $sessions{off}->query_safe("SELECT pglock.release('gate')");
-wait_for_replication(2);
+wait_for_replication($primary, 2);
 $primary->safe_psql('postgres', "SELECT pg_cancel_backend($pids{on})");
 is(finish_waiting($sessions{on}), '57014', 'a new standby is waited for in a command that began before; a cancel ends it');
 $sessions{on}->{stderr} = '';
@@ -232,7 +215,7 @@ finish_waiting($sessions{local});
 # Failover while clients draw tokens: what they saw, which is what they printed, is not given out again.
 set_synchronous('*');
 $standby->start;
-wait_until_synchronous();
+wait_until_synchronous($primary);
 end_session(values %sessions);
 
 my @clients;

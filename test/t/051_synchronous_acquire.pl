@@ -40,24 +40,6 @@ sub set_synchronous
 	return;
 }
 
-sub wait_until_synchronous
-{
-	$primary->poll_query_until('postgres', "SELECT sync_state = 'sync' FROM pg_stat_replication")
-	  or die 'the standby is not synchronous';
-	return;
-}
-
-# Waits until so many sessions wait for a standby.
-sub wait_for_replication
-{
-	my ($count) = @_;
-
-	$primary->poll_query_until('postgres',
-		"SELECT count(*) = $count FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-	  or die "there are not $count sessions that wait for the standby";
-	return;
-}
-
 # SQLSTATE of a statement, and what is said of it
 sub outcome
 {
@@ -146,7 +128,7 @@ foreach my $name (sort keys %calls)
 #
 
 set_synchronous('*');
-wait_until_synchronous();
+wait_until_synchronous($primary);
 foreach my $name (sort keys %calls)
 {
 	is($session->query_safe(statement($name, '1 hour')), $calls{$name}[1], "a standby follows: $name");
@@ -195,7 +177,7 @@ foreach my $setting ('on', 'strict')
 			if ($way eq 'cancel')
 			{
 				start_waiting($session, $call);
-				wait_for_replication(1);
+				wait_for_replication($primary, 1);
 				$primary->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 				$sqlstate = finish_waiting($session);
 				$said = $session->{stderr};
@@ -223,7 +205,7 @@ foreach my $setting ('on', 'strict')
 # A timeout of zero is for others who hold the lock: it does not end the wait for the standby.
 $session->query_safe('SET pglock.synchronous_acquire = on');
 start_waiting($session, "SELECT pglock.acquire('k', timeout => '0')");
-wait_for_replication(1);
+wait_for_replication($primary, 1);
 kill 'CONT', $receiver;
 is(finish_waiting($session), '00000', 'a timeout of zero: the standby answers, and so does the call');
 is($session->query_safe("SELECT pglock.held('k')"), 't', '... the lock is held');
@@ -250,7 +232,7 @@ my $ending = session($primary);
 my $ending_pid = $ending->query_safe('SET pglock.synchronous_acquire = on; SELECT pg_backend_pid()');
 
 start_waiting($ending, "SELECT pglock.acquire('ending')");
-wait_for_replication(1);
+wait_for_replication($primary, 1);
 $primary->safe_psql('postgres', "SELECT pg_terminate_backend($ending_pid)");
 wait_for_session_end($primary, $ending_pid);
 is($primary->safe_psql('postgres', "SELECT pglock.is_free('ending')"), 't', 'a session is ended while it waits: the lock is free');
@@ -266,7 +248,7 @@ foreach my $setting (sort keys %waiting)
 	$waiting{$setting}->query_safe("SET pglock.synchronous_acquire = $setting");
 	start_waiting($waiting{$setting}, "SELECT pglock.acquire('$setting')");
 }
-wait_for_replication(2);
+wait_for_replication($primary, 2);
 set_synchronous('');
 is(finish_waiting($waiting{on}), '00000', 'on: a standby that is given up is not waited for any more');
 is(finish_waiting($waiting{strict}), '55000', 'strict: ... the lock is refused');
@@ -280,7 +262,7 @@ kill 'CONT', $receiver;
 #
 
 set_synchronous('*');
-wait_until_synchronous();
+wait_until_synchronous($primary);
 
 my $race = <<'END';
 SET pglock.synchronous_acquire = on;
