@@ -319,10 +319,10 @@ COMMENT ON FUNCTION acquire_lease(text, ttl interval, timeout interval, holder t
 'Waits for a lease and takes it. Returns its token, with which any session of this role can renew, check
 and release it; NULL: the timeout passed. It ends when it is released or revoked, or when another takes it
 after it has expired. ttl: how long it lasts unless it is renewed, from 1 ms to 1 year. timeout: as for
-acquire. holder: whom the view leases shows, by default what pglock.holder says. slots: so many may hold a lease of the key at a time. Taken in
-a transaction that is rolled back, it never was. The token is a fencing token, as that of token(). Errors:
-22004, 22023, 25006 on a standby and in a read-only transaction, 40P01, 53200, 57014, 55P03 only for
-lock_timeout.';
+acquire. holder: whom the view leases shows, by default what pglock.holder says. slots: so many may hold a
+lease of the key at a time. Taken in a transaction that is rolled back, it never was. The token is a
+fencing token, as that of token(). Errors: 22004, 22023, 25006 on a standby and in a read-only
+transaction, 40P01, 53200, 57014, 55P03 only for lock_timeout.';
 
 CREATE FUNCTION acquire_lease(key bigint, ttl interval = '30s', timeout interval = NULL, holder text = NULL, slots integer = 1)
 RETURNS bigint
@@ -698,10 +698,11 @@ that a session holds in two modes, or took through this extension at two scopes,
 lock_id is NULL for locks with two integers as their key, pid for prepared transactions. key, scope,
 depth, held_since and token are published by the sessions, and NULL for what was taken only through the
 built-in functions. slot is the number of a slot, 0 for whoever waits for any slot of the key, and NULL
-for a lock. holder is what the session has set pglock.holder to, NULL for nothing. For sessions of other roles only members of pg_read_all_stats see them; everybody
-else sees <insufficient privilege> as the key, and NULL. Error 25006 on a standby, which does not know the
-locks of the primary, unless pglock.allow_on_standby is on. Before PostgreSQL 17 other sessions publish
-nothing unless postgres_lock is in shared_preload_libraries.';
+for a lock. holder is what the session has set pglock.holder to, NULL for nothing. For sessions of other
+roles only members of pg_read_all_stats see them; everybody else sees <insufficient privilege> as the key,
+and NULL. Error 25006 on a standby, which does not know the locks of the primary, unless
+pglock.allow_on_standby is on. Before PostgreSQL 17 other sessions publish nothing unless postgres_lock is
+in shared_preload_libraries.';
 
 COMMENT ON VIEW contention IS
 'One row for each key of this database that sessions had to wait for through this extension: how often,
