@@ -7,6 +7,16 @@
 #include <memory>
 #include <string>
 
+/// Ends what a library in C has made, by the function that it has for that.
+template <auto Function> struct ended_by
+{
+	void
+	operator()(auto *made) const
+	{
+		Function(made);
+	}
+};
+
 /// What is done while the lock is held. Rows are in PostgreSQL, whoever locks.
 enum class work {
 	nothing,

@@ -2,14 +2,13 @@
 // that are waited for, leases. The built-in functions are measured beside, by turns.
 //
 // See test/curves.sh, which starts the server and passes the options.
-#include <CLI/CLI.hpp>
 #include <atomic>
 #include <cstdio>
-#include <fstream>
 #include <optional>
 #include <stop_token>
 #include <thread>
 
+#include "arguments.hpp"
 #include "peers.hpp"
 #include "row.hpp"
 #include "turns.hpp"
@@ -230,29 +229,17 @@ try
 {
 	CLI::App options("How locks scale; see test/curves.sh");
 	std::uint16_t port = 0;
-	std::map<std::string, std::string> about;
-	double time = 0.5;
-	int rounds = 5;
 	int limit = 100000;
-	std::string output;
+	arguments common(options);
 
 	options.add_option("--port", port, "of PostgreSQL")->required();
-	options.add_option("--about", about, "NAME TEXT for the results");
-	options.add_option("--seconds", time, "how long each turn takes");
-	options.add_option("--rounds", rounds, "how many turns each of them has");
 	options.add_option("--limit", limit, "to which number the curves go");
-	options.add_option("--output", output, "the results, a file in JSON")->required();
 	CLI11_PARSE(options, argc, argv);
 
-	curves curves(port, {std::chrono::duration<double>(time), rounds}, limit);
+	curves curves(port, common.turns(), limit);
 
 	curves.measure_all();
-	std::ofstream(output) << json{{"about", about},
-								  {"seconds", time},
-								  {"rounds", rounds},
-								  {"rows", curves.rows()}}
-								 .dump(1, '\t')
-						  << '\n';
+	common.write(curves.rows());
 }
 catch (const std::exception &failure)
 {

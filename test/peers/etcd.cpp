@@ -28,21 +28,6 @@ base64(const std::string &bytes)
 	return text;
 }
 
-struct finish
-{
-	void
-	operator()(CURL *connection) const
-	{
-		curl_easy_cleanup(connection);
-	}
-
-	void
-	operator()(curl_slist *list) const
-	{
-		curl_slist_free_all(list);
-	}
-};
-
 /// One connection that is kept open. libcurl sets TCP_NODELAY.
 class gateway
 {
@@ -89,8 +74,8 @@ class gateway
 	}
 
 	std::string address_;
-	std::unique_ptr<CURL, finish> connection_{curl_easy_init()};
-	std::unique_ptr<curl_slist, finish> headers_{
+	std::unique_ptr<CURL, ended_by<curl_easy_cleanup>> connection_{curl_easy_init()};
+	std::unique_ptr<curl_slist, ended_by<curl_slist_free_all>> headers_{
 		curl_slist_append(nullptr, "Content-Type: application/json")};
 	std::string answer_;
 };

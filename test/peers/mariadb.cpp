@@ -9,21 +9,6 @@
 
 namespace
 {
-struct finish
-{
-	void
-	operator()(MYSQL *connection) const
-	{
-		mysql_close(connection);
-	}
-
-	void
-	operator()(MYSQL_STMT *statement) const
-	{
-		mysql_stmt_close(statement);
-	}
-};
-
 /// A statement with a text as its parameter, and a number as its answer.
 class prepared_statement
 {
@@ -66,7 +51,7 @@ class prepared_statement
 			throw std::runtime_error(mysql_stmt_error(statement_.get()));
 	}
 
-	std::unique_ptr<MYSQL_STMT, finish> statement_;
+	std::unique_ptr<MYSQL_STMT, ended_by<mysql_stmt_close>> statement_;
 };
 
 class mariadb_client final : public outside_client
@@ -95,10 +80,10 @@ class mariadb_client final : public outside_client
 	}
 
   private:
-	static std::unique_ptr<MYSQL, finish>
+	static std::unique_ptr<MYSQL, ended_by<mysql_close>>
 	connect(unsigned port)
 	{
-		std::unique_ptr<MYSQL, finish> made(mysql_init(nullptr));
+		std::unique_ptr<MYSQL, ended_by<mysql_close>> made(mysql_init(nullptr));
 
 		if (!made || mysql_real_connect(made.get(), "127.0.0.1", "peers", "", nullptr, port,
 										nullptr, 0) == nullptr)
@@ -106,7 +91,7 @@ class mariadb_client final : public outside_client
 		return made;
 	}
 
-	std::unique_ptr<MYSQL, finish> connection_;
+	std::unique_ptr<MYSQL, ended_by<mysql_close>> connection_;
 	prepared_statement acquire_;
 	prepared_statement release_;
 };

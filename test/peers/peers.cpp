@@ -7,9 +7,7 @@
 // and whether the row has been updated as often as it should have.
 //
 // See test/peers.sh, which starts the servers and passes the options.
-#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <fstream>
 #include <list>
 #include <map>
 #include <mysql.h>
@@ -18,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.hpp"
 #include "network.hpp"
 #include "peers.hpp"
 #include "row.hpp"
@@ -189,24 +188,17 @@ try
 {
 	CLI::App options("Compares locks; see test/peers.sh");
 	std::map<std::string, std::uint16_t> servers;
-	std::map<std::string, std::string> about;
 	std::vector<int> delays{0, 100, 1000};
-	double time = 0.5;
-	int rounds = 5;
-	std::string output;
+	arguments common(options);
 
 	options.add_option("--server", servers, "NAME PORT of a server")->required();
-	options.add_option("--about", about, "NAME TEXT for the results");
 	options.add_option("--network", delays, "delays each way, in microseconds");
-	options.add_option("--seconds", time, "how long each turn takes");
-	options.add_option("--rounds", rounds, "how many turns each of them has");
-	options.add_option("--output", output, "the results, a file in JSON")->required();
 	CLI11_PARSE(options, argc, argv);
 
 	mysql_library_init(0, nullptr, nullptr);
 
-	trial trial(servers, {std::chrono::duration<double>(time), rounds});
-	json results{{"about", about}, {"seconds", time}, {"rounds", rounds}, {"rows", json::array()}};
+	trial trial(servers, common.turns());
+	json results = json::array();
 
 	trial.check();
 	for (const comparison &compared : comparisons(delays))
@@ -214,9 +206,9 @@ try
 		json rows = trial.run(compared);
 
 		print(compared, rows);
-		results["rows"].insert(results["rows"].end(), rows.begin(), rows.end());
+		results.insert(results.end(), rows.begin(), rows.end());
 	}
-	std::ofstream(output) << results.dump(1, '\t') << '\n';
+	common.write(results);
 }
 catch (const std::exception &failure)
 {

@@ -14,21 +14,6 @@
 
 namespace
 {
-struct finish
-{
-	void
-	operator()(redisContext *connection) const
-	{
-		redisFree(connection);
-	}
-
-	void
-	operator()(redisReply *reply) const
-	{
-		freeReplyObject(reply);
-	}
-};
-
 class redis_client final : public outside_client
 {
   public:
@@ -61,7 +46,7 @@ class redis_client final : public outside_client
 	}
 
   private:
-	using reply_ptr = std::unique_ptr<redisReply, finish>;
+	using reply_ptr = std::unique_ptr<redisReply, ended_by<freeReplyObject>>;
 
 	template <typename... Values>
 	reply_ptr
@@ -83,7 +68,7 @@ class redis_client final : public outside_client
 		return {reply.str, reply.len};
 	}
 
-	std::unique_ptr<redisContext, finish> connection_;
+	std::unique_ptr<redisContext, ended_by<redisFree>> connection_;
 	std::string script_;
 	std::string value_;
 	std::mt19937_64 random_{std::random_device()()};

@@ -87,15 +87,6 @@ class row
 	}
 
   private:
-	struct finish
-	{
-		void
-		operator()(PGconn *connection) const
-		{
-			PQfinish(connection);
-		}
-	};
-
 	std::string
 	check(PGresult *answer)
 	{
@@ -109,7 +100,7 @@ class row
 		return value;
 	}
 
-	std::unique_ptr<PGconn, finish> connection_;
+	std::unique_ptr<PGconn, ended_by<PQfinish>> connection_;
 };
 
 /// A client that asks one server for the lock, and another session of PostgreSQL for the row.
