@@ -1,6 +1,7 @@
 // The end of a session is noticed while its thread does something else.
 #include <chrono>
 #include <filesystem>
+#include <future>
 #include <iterator>
 #include <optional>
 #include <stdexcept>
@@ -147,14 +148,19 @@ TEST(WatchedSession, HearsOfItsEndThoughAnAnswerIsUnread)
 	std::string pid = server::pid_of(session);
 	pglock::guard guard(session.get(), "guard");
 	std::stop_token stop = guard.stop_token();
+	std::promise<pglock::boot_clock::time_point> heard;
+	std::stop_callback note(stop, [&] { heard.set_value(pglock::boot_clock::now()); });
 
 	ASSERT_EQ(PQsendQuery(session.get(), "SELECT 1"), 1);
 	server::wait_for("state = 'idle' AND query = 'SELECT 1' FROM pg_stat_activity WHERE pid = " +
 					 pid);
-	std::this_thread::sleep_for(50ms);
 	EXPECT_FALSE(stop.stop_requested()) << "the answer is no end";
+
+	auto ended = pglock::boot_clock::now();
+
 	server::terminate(pid);
 	(void)stop_of(stop);
+	EXPECT_GE(heard.get_future().get(), ended);
 }
 
 TEST(WatchedSession, EndsWithTheConnection)
