@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import history
 import rules
 from client import LEASES, LOCKS
+from ending import finish, wait_until_nothing_is_left
 from nemesis import TO_SERVER, TO_SESSIONS, Nemesis, Server
 from statements import CONTROLS
 
@@ -57,7 +58,7 @@ class Fleet:
     """The clients that run at the moment. None has a number that another has had."""
 
     def __init__(self, size, folder, *arguments, seed):
-        self.over = f"{folder}/over"
+        self.folder = folder
         self.arguments = [seed, folder, *arguments]
         self.started = 0
         self.clients = [self.start() for _ in range(size)]
@@ -70,20 +71,8 @@ class Fleet:
         self.clients[self.clients.index(client)] = self.start()
 
     def finish(self):
-        """Returns what went wrong: each client ends by itself, and not by an exception."""
-        problems = []
-        open(self.over, "w", encoding="utf8").close()
-        deadline = time.monotonic() + 30
-        for client in self.clients:
-            try:
-                status = client.process.wait(max(0.1, deadline - time.monotonic()))
-                if status != 0:
-                    problems.append(("error", f"client {client.number} ended with {status}"))
-            except subprocess.TimeoutExpired:
-                problems.append(("left over", f"client {client.number} still waits"))
-                client.process.kill()
-                client.process.wait()
-        return problems
+        """Returns what went wrong."""
+        return finish(self.folder, {client.number: client.process for client in self.clients}, 30)
 
 
 class Chaos:
@@ -116,7 +105,7 @@ class Chaos:
         fleet = Fleet(4, folder, name, seed=self.seed)
         time.sleep(1)
         fleet.finish()
-        self.wait_until_nothing_is_left()
+        wait_until_nothing_is_left(self.server.value)
         facts, _ = rules.check(folder, LEASES)
         shutil.rmtree(folder)
         return {rule for rule, _ in facts.violations}
@@ -144,7 +133,8 @@ class Chaos:
         until = history.now() + int(seconds * SECOND)
         fleet = Fleet(self.clients, folder, seed=seed)
         Nemesis(seed, self.server, fleet, folder).run(until, phase.first, phase.others)
-        violations = fleet.finish() + self.wait_until_nothing_is_left(size if phase.keeps_server else None)
+        violations = fleet.finish()
+        violations += wait_until_nothing_is_left(self.server.value, size if phase.keeps_server else None)
         counted = self.counted() if phase.keeps_server else None
         facts, self.floor = rules.check(folder, LEASES, bool(phase.first), self.floor, counted)
         self.add_up(folder, facts)
@@ -157,24 +147,6 @@ class Chaos:
         folder = f"{self.folder}/{name}"
         os.mkdir(folder)
         return folder
-
-    def wait_until_nothing_is_left(self, size=None):
-        """Returns what is left after a while."""
-        left = {
-            "locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
-            "rows of pglock.locks": "SELECT count(*) FROM pglock.locks",
-            "leases": "SELECT count(*) FROM pglock.leases",
-        }
-        if size is not None:
-            left["bytes of the registry more"] = f"SELECT pglock.registry_size() - {size}"
-        deadline = time.monotonic() + 15
-        while True:
-            counts = {what: self.server.value(query) for what, query in left.items()}
-            if not any(counts.values()):
-                return []
-            if time.monotonic() > deadline:
-                return [("left over", f"{count} {what}") for what, count in counts.items() if count]
-            time.sleep(0.02)
 
     def counted(self):
         rows = self.server.query(

@@ -33,6 +33,7 @@ import grants  # noqa: E402
 import rules  # noqa: E402
 from client import LEASES, LOCKS  # noqa: E402
 from cluster import NODES, Cluster, Failed, wait_until  # noqa: E402
+from ending import finish, wait_until_nothing_is_left  # noqa: E402
 
 SECOND = rules.SECOND
 
@@ -65,20 +66,8 @@ class Fleet:
         self.processes.append(worker)
 
     def finish(self):
-        """Returns what went wrong: each ends by itself, and not by an exception."""
-        problems = []
-        open(f"{self.folder}/over", "w", encoding="utf8").close()
-        deadline = time.monotonic() + 60
-        for number, process in enumerate(self.processes, 1):
-            try:
-                status = process.wait(max(0.1, deadline - time.monotonic()))
-                if status != 0:
-                    problems.append(("error", f"client {number} ended with {status}"))
-            except subprocess.TimeoutExpired:
-                problems.append(("left over", f"client {number} still waits"))
-                process.kill()
-                process.wait()
-        return problems
+        """Returns what went wrong."""
+        return finish(self.folder, dict(enumerate(self.processes, 1)), 60)
 
 
 class Ha:
@@ -104,19 +93,6 @@ class Ha:
         os.makedirs(folder)
         return Fleet(folder, f"{self.seed} {self.number}")
 
-    def wait_until_nothing_is_left(self, primary):
-        """Returns what is left after a while."""
-        left = {
-            "locks": "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
-            "rows of pglock.locks": "SELECT count(*) FROM pglock.locks",
-            "leases": "SELECT count(*) FROM pglock.leases",
-        }
-        try:
-            wait_until("nothing is left", lambda: not any(map(primary.value, left.values())), 15)
-        except Failed:
-            return [("left over", f"{what}: {primary.value(query)}") for what, query in left.items()]
-        return []
-
     # one primary at a time
 
     def one_primary(self, event, synchronous):
@@ -135,7 +111,7 @@ class Ha:
         if primary.process.poll() is not None:
             primary.start()
         new = self.cluster.wait_until_whole()
-        problems += self.wait_until_nothing_is_left(new)
+        problems += wait_until_nothing_is_left(new.value)
         given = grants.read(fleet.folder)
         problems += self.judge(fleet, synchronous)
         if new is not primary:
@@ -210,7 +186,7 @@ class Ha:
         wait_until("the old primary gives up", lambda: not old.try_value("SELECT NOT pg_is_in_recovery()"))
         problems += fleet.finish()
         new = self.cluster.wait_until_whole()
-        problems += self.wait_until_nothing_is_left(new)
+        problems += wait_until_nothing_is_left(new.value)
         problems += self.judge_two(fleet, old, new, synchronous, how)
         return self.keep_if(problems, fleet)
 
