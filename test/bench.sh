@@ -6,6 +6,8 @@
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
+# shellcheck source=idling.sh
+source "$root/test/idling.sh"
 # shellcheck source=bench_leases.sh
 source "$root/test/bench_leases.sh"
 # shellcheck source=bench_slots.sh
@@ -68,6 +70,7 @@ explain() {
 		  goal            what it should come to
 
 	END
+	warn_of_idling
 }
 
 # Of the file `pairs`, the pair whose ratio is the median, and that ratio

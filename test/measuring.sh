@@ -4,6 +4,9 @@
 # ROUNDS says how many turns each competitor has, and SECONDS_PER_RUN how long a turn takes. OUTPUT=folder puts the results
 # there; otherwise they go into docs/.
 
+# shellcheck source-path=SCRIPTDIR source=idling.sh
+source "$root/test/idling.sh"
+
 output=$(realpath -m "${OUTPUT:-$root/docs/plots}")
 
 need_measuring() {
@@ -46,15 +49,18 @@ start_measured() {
 
 # measure PROGRAM OPTION...: into PROGRAM.json
 measure() {
+	warn_of_idling
 	run "$work/peers/$1" --seconds "${SECONDS_PER_RUN:-0.5}" --rounds "${ROUNDS:-5}" --about date "$(date -u +%F)" \
 		--about machine "$(machine)" --about system "$(system)" \
 		--about PostgreSQL "$(query -c 'SHOW server_version')" --output "$work/$1.json" "${@:2}"
 }
 
 machine() {
-	say "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u | head -n 1), $(nproc) CPUs," \
+	local us idle=
+	! us=$(polled_us) || idle=" that poll for $us µs when idle"
+	say "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort -u | head -n 1), $(nproc) CPUs$idle," \
 		"$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1048576 }' /proc/meminfo)," \
-		"data on $(stat -f -c %T "$work")"
+		"data on $(df --output=fstype "$work" | tail -n 1)"
 }
 
 system() { say "$(sed -n 's/^PRETTY_NAME="\(.*\)"/\1/p' /etc/os-release), Linux $(uname -r)"; }
