@@ -1,6 +1,7 @@
 """Plots by gnuplot, as SVG without a background, in colors that can be read on white and on black."""
 
 import subprocess
+import textwrap
 
 INK = "#808080"
 WIDTH = 900
@@ -10,6 +11,13 @@ def quoted(text):
     return "'" + str(text).replace("'", "''") + "'"
 
 
+def label(number, text, height, size):
+    return (
+        f"set label {number} {quoted(text)} at screen 0.5, screen {height} center "
+        f"textcolor rgb '{INK}' font ',{size}'"
+    )
+
+
 def data(name, rows):
     """A block of data; each row is a sequence of numbers and texts."""
     lines = (" ".join(str(value) if isinstance(value, (int, float)) else f'"{value}"' for value in row) for row in rows)
@@ -17,40 +25,61 @@ def data(name, rows):
 
 
 class Figure:
-    """Panels below each other, in so many columns, with one key for all of them at the bottom."""
+    """Panels below each other, in so many columns. At the bottom are one key for all of them, names with their colors, and the
+    caption."""
 
-    def __init__(self, path, title, panels, columns=1, left=70, has_key=True):
+    def __init__(self, path, title, caption, panels, columns=1, left=70, key=None):
         self.path = path
+        self.key = key or {}
         rows = -(-panels // columns)
-        bottom = 90 if has_key else 50
-        height = 70 + bottom + 210 * rows
+        lines = textwrap.wrap(caption, 150)
+        foot = 15 + 14 * len(lines)
+        self.bottom = foot + (95 if key else 40)
+        self.height = 70 + self.bottom + 160 * rows + 60 * (rows - 1)
         self.lines = [
-            f"set terminal svg noenhanced dynamic size {WIDTH},{height} font 'sans-serif,13'",
+            f"set terminal svg noenhanced dynamic size {WIDTH},{self.height} font 'sans-serif,13'",
             f"set output {quoted(path)}",
             f"set border 3 linecolor rgb '{INK}'",
             f"set tics nomirror textcolor rgb '{INK}'",
             f"set grid linecolor rgb '{INK}' linetype 1 linewidth 0.3",
-            f"set label 1 {quoted(title)} at screen 0.5, screen {1 - 20 / height} center textcolor rgb '{INK}' font ',16'",
-            f"set key at screen 0.5, screen {30 / height} center horizontal maxcols 5 textcolor rgb '{INK}' samplen 1",
-            f"set multiplot layout {rows},{columns} margins screen {left / WIDTH},0.97,{bottom / height},{1 - 70 / height} "
-            f"spacing screen {left / WIDTH + 0.02},{60 / height}",
+            "unset key",
+            label(1, title, 1 - 20 / self.height, 16),
+            *(label(2 + i, line, (foot - 10 - 14 * i) / self.height, 10) for i, line in enumerate(lines)),
+            f"set multiplot layout {rows},{columns} margins screen {left / WIDTH},0.97,{self.at(self.bottom)},{self.at(-70)} "
+            f"spacing screen {left / WIDTH + 0.02},{self.at(60)}",
         ]
-        self.keys = panels if has_key else 0
+        self.is_labelled = False
+
+    def at(self, pixels):
+        """From the bottom, or if negative from the top, as a share of the height."""
+        return (pixels % self.height) / self.height
 
     def panel(self, title, settings, curves, blocks=""):
-        """Curves are what `plot` is given; of the key's titles those of the last panel are shown."""
-        self.keys -= 1
+        """Curves are what `plot` is given."""
         self.lines += [
+            "unset label" if self.is_labelled else "",
             f"set title {quoted(title)} textcolor rgb '{INK}' offset 0,-0.5",
-            "unset label 1" if len(self.lines) > 10 else "",
             *settings,
             blocks,
-            "set key" if self.keys == 0 else "unset key",
             "plot " + ", \\\n  ".join(curves),
         ]
+        self.is_labelled = True
 
     def save(self):
+        if self.key:
+            self.draw_key()
         subprocess.run(["gnuplot"], input="\n".join(self.lines) + "\n", text=True, check=True)
+
+    def draw_key(self):
+        """By a plot of its own that shows nothing else, as wide as the figure."""
+        boxes = (f"NaN with boxes fillstyle solid linecolor rgb '{color}' title {quoted(name)}" for name, color in self.key.items())
+        self.lines += [
+            "unset title; unset border; unset tics; unset grid; unset xlabel; unset ylabel; unset logscale",
+            "set lmargin at screen 0.02; set rmargin at screen 0.98",
+            f"set bmargin at screen {self.at(self.bottom - 90)}; set tmargin at screen {self.at(self.bottom - 40)}",
+            f"set key center center horizontal maxcols 5 textcolor rgb '{INK}' samplen 1",
+            "plot [0:1][0:1] " + ", \\\n  ".join(boxes),
+        ]
 
 
 def log_axis(axis, low, high):
@@ -71,6 +100,3 @@ def power_below(value):
         power *= 10
     return power
 
-
-def axis_title(axis, text):
-    return f"set {axis}label {quoted(text)} textcolor rgb '{INK}'"

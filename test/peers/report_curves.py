@@ -1,11 +1,7 @@
 """Makes tables in Markdown and a plot from what curves.cpp has measured."""
 
-from plots import Figure, data, log_axis, quoted
-from results import COLORS, circumstances, groups, number, report
-
-
-def introduce(results):
-    return circumstances(results, ["PostgreSQL"])
+from plots import Figure, data, log_axis
+from results import COLORS, colors, groups, number, report
 
 
 def table(curve, rows):
@@ -21,9 +17,10 @@ def tabulate(rows):
     return "\n".join(table(curve, own) for (curve,), own in groups(rows, "curve").items())
 
 
-def plot(rows, folder):
+def plot(rows, caption, folder):
     curves = groups(rows, "curve")
-    figure = Figure(folder / "curves.svg", "Lock and unlock: cycles per second", len(curves), 2)
+    title = "Lock and unlock: cycles per second"
+    figure = Figure(folder / "curves.svg", title, caption, len(curves), 2, key=colors(rows))
     for number_of_panel, ((curve,), own) in enumerate(curves.items()):
         blocks, lines = "", []
         for place, ((name,), points) in enumerate(groups(own, "peer").items()):
@@ -31,7 +28,7 @@ def plot(rows, folder):
             blocks += data(block, [(row["count"], row["rate"]) for row in points])
             lines.append(
                 f"${block} using 1:2 with linespoints linewidth 2 pointtype 7 pointsize 0.5 "
-                f"linecolor rgb '{COLORS[name]}' title {quoted(name)}"
+                f"linecolor rgb '{COLORS[name]}'"
             )
         settings = [
             *log_axis("x", min(row["count"] for row in own), max(row["count"] for row in own)),
@@ -43,4 +40,4 @@ def plot(rows, folder):
 
 
 if __name__ == "__main__":
-    report("curves", introduce, plot, tabulate)
+    report("curves", ["PostgreSQL"], plot, tabulate)

@@ -2,8 +2,8 @@
 
 import statistics
 
-from plots import Figure, axis_title, data, log_axis, quoted
-from results import COLORS, circumstances, groups, number, report
+from plots import Figure, data, log_axis, quoted
+from results import COLORS, colors, groups, number, report
 
 TITLES = {
     "alone": "Lock and unlock, each client with a key of its own",
@@ -50,11 +50,6 @@ def tabulate(rows):
     return "\n".join(parts)
 
 
-def introduce(results):
-    versions = circumstances(results, ["PostgreSQL", "Redis", "MariaDB", "etcd"])
-    return f"{versions} The times are how long a client waits for the lock."
-
-
 #
 # Bars
 #
@@ -84,10 +79,11 @@ def bars_kept(rows):
 #
 
 
-def plot_rates(rows, case, path):
+def plot_rates(rows, case, caption, path):
     """How many cycles in a second, by the number of clients."""
-    panels = groups(rows, "synchronous_commit", "delay_us")
-    figure = Figure(path, TITLES[case], len(panels))
+    panels = groups(rows, "delay_us", "synchronous_commit")
+    columns = len(groups(rows, "synchronous_commit"))
+    figure = Figure(path, f"{TITLES[case]}: cycles per second", caption, len(panels), columns, key=colors(rows))
     for number, own in enumerate(panels.values()):
         peers = list(groups(own, "peer").items())
         counts = [count for (count,) in groups(own, "clients")]
@@ -99,24 +95,24 @@ def plot_rates(rows, case, path):
             blocks += data(block, [(count + left, row["rate"]) for count, row in enumerate(bars)])
             curves.append(
                 f"${block} using 1:2:({width * 0.92}) with boxes fillstyle solid noborder "
-                f"linecolor rgb '{COLORS[name]}' title {quoted(name)}"
+                f"linecolor rgb '{COLORS[name]}'"
             )
         ticks = ", ".join(f"'{clients(count)}' {place}" for place, count in enumerate(counts))
         settings = [
             *log_axis("y", min(row["rate"] for row in own), max(row["rate"] for row in own)),
             f"set xrange [-0.5:{len(counts) - 0.5}]",
             f"set xtics ({ticks}) scale 0",
-            axis_title("y", "cycles/s"),
         ]
         title = network(own[0]["delay_us"]) + durability(own[0]).replace("`", "")
         figure.panel(title, settings, curves, blocks)
     figure.save()
 
 
-def plot_waits(rows, path):
+def plot_waits(rows, caption, path):
     """From the median of the waits, a dot, to what one in a hundred exceeds."""
     panels = groups([row for row in rows if row["p50_ms"] and row["case"] != "update" and not row["delay_us"]], "case", "clients")
-    figure = Figure(path, "Wait for the lock in ms: median (dot) to 99th percentile", len(panels), 2, left=120, has_key=False)
+    title = "Wait for the lock in ms: median (dot) to 99th percentile"
+    figure = Figure(path, title, caption, len(panels), 2, left=120)
     for number, ((case, count), own) in enumerate(panels.items()):
         block = f"waits{number}"
         lines = [
@@ -130,25 +126,31 @@ def plot_waits(rows, path):
             f"set ytics ({ticks})",
         ]
         curves = [
-            f"${block} using 1:2:3:(0):4 with vectors nohead linewidth 4 linecolor rgb variable notitle",
-            f"${block} using 1:2:4 with points pointtype 7 pointsize 0.7 linecolor rgb variable notitle",
+            f"${block} using 1:2:3:(0):4 with vectors nohead linewidth 4 linecolor rgb variable",
+            f"${block} using 1:2:4 with points pointtype 7 pointsize 0.7 linecolor rgb variable",
         ]
         figure.panel(f"{clients(count)}, {'one key' if case == 'one key' else 'own keys'}", settings, curves, data(block, lines))
     figure.save()
 
 
-def plot(rows, folder):
+def plot(rows, caption, folder):
     print("\nbars\n" + "\n".join(bars_kept(rows)))
     made = {}
     for (case,), own in groups(rows, "case").items():
         name = f"peers-{case.replace(' ', '-')}.svg"
-        plot_rates(own, case, folder / name)
+        plot_rates(own, case, caption, folder / name)
         made[name] = f"{TITLES[case]}: cycles per second"
     if any(row["delay_us"] == 0 for row in rows):
-        plot_waits(rows, folder / "peers-waits.svg")
+        plot_waits(rows, caption, folder / "peers-waits.svg")
         made["peers-waits.svg"] = "How long clients wait for the lock"
     return made
 
 
 if __name__ == "__main__":
-    report("peers", introduce, plot, tabulate)
+    report(
+        "peers",
+        ["PostgreSQL", "Redis", "MariaDB", "etcd"],
+        plot,
+        tabulate,
+        " The times are how long a client waits for the lock.",
+    )

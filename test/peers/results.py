@@ -28,6 +28,11 @@ def groups(rows, *names):
     return found
 
 
+def colors(rows):
+    """Of the peers that have rows."""
+    return {name: COLORS[name] for (name,) in groups(rows, "peer")}
+
+
 def number(value):
     if value is None:
         return "–"
@@ -39,14 +44,16 @@ def paragraph(text):
 
 
 def circumstances(results, versions):
+    """When and where it was measured, with what."""
     about = results["about"]
     names = [f"{name} {about[name]}" for name in versions]
     listed = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+    return f"Measured on {about['date']} on {about['system']}, {about['machine']}, with {listed}."
+
+
+def turns(results):
     rounds = f"{results['rounds']} turns" if results["rounds"] > 1 else "one turn"
-    return (
-        f"Measured on {about['date']} on {about['system']}, {about['machine']}, with {listed}. "
-        f"Cycles per second are the median of {rounds} of {results['seconds']:g} s."
-    )
+    return f"Cycles per second are the median of {rounds} of {results['seconds']:g} s."
 
 
 def put_between_marks(document, command, markdown):
@@ -59,18 +66,19 @@ def put_between_marks(document, command, markdown):
     document.write_text(text)
 
 
-def report(name, introduce, plot, tabulate):
+def report(name, versions, plot, tabulate, remark=""):
     """The folder has the results, NAME.json, and gets the plots. The tables go into the document, if one is given, or else into
-    NAME.md. `plot` returns the names of the plots, with what they show."""
+    NAME.md. `plot` gets rows, caption and folder, and returns the names of the plots, with what they show."""
     options = argparse.ArgumentParser()
     options.add_argument("folder", type=pathlib.Path)
     options.add_argument("--document", type=pathlib.Path)
     given = options.parse_args()
     results = json.loads((given.folder / f"{name}.json").read_text())
-    made = plot(results["rows"], given.folder)
+    measured = circumstances(results, versions)
+    made = plot(results["rows"], measured, given.folder)
     folder = f"{given.folder.name}/" if given.document else ""
     images = "".join(f"![{text}]({folder}{file})\n\n" for file, text in made.items())
-    markdown = paragraph(introduce(results)) + "\n" + images + tabulate(results["rows"])
+    markdown = paragraph(f"{measured} {turns(results)}{remark}") + "\n" + images + tabulate(results["rows"])
     if given.document:
         put_between_marks(given.document, f"make {name}", markdown)
     else:
