@@ -110,15 +110,22 @@ CREATE OR REPLACE VIEW contention AS
 SELECT * FROM @extschema@.contention_status();
 
 -- Whom they belong to, and what was granted and revoked, is not the extension's own: pg_dump has to dump it.
--- (Whoever may create in the extension's schema must not be able to stand in for the catalog's functions.)
+-- (Whoever may create in the extension's schema must not be able to stand in for the catalog's functions, nor
+-- to have functions of his own taken for the extension's.)
 SET LOCAL search_path TO pg_catalog, pg_temp;
 
 WITH successor AS (
-    SELECT old.oid AS old, new.oid AS new, old.proowner, old.proacl
-    FROM pg_proc AS old JOIN pg_proc AS new
-      ON new.pronamespace = old.pronamespace AND new.proname = replace(old.proname, '_of_1_0', '')
-         AND new.proargtypes[0] IS NOT DISTINCT FROM old.proargtypes[0]
-    WHERE old.pronamespace = '@extschema@'::regnamespace AND old.proname LIKE '%\_of\_1\_0'
+    SELECT old.oid AS old, named.new, old.proowner, old.proacl
+    FROM (VALUES
+        ('@extschema@.lock_of_1_0(text, interval, boolean)'::regprocedure,
+         '@extschema@.lock(text, interval, boolean, text)'::regprocedure),
+        ('@extschema@.lock_of_1_0(bigint, interval, boolean)', '@extschema@.lock(bigint, interval, boolean, text)'),
+        ('@extschema@.lock_of_1_0(uuid, interval, boolean)', '@extschema@.lock(uuid, interval, boolean, text)'),
+        ('@extschema@.lock_raw_of_1_0(bigint, interval, boolean)', '@extschema@.lock_raw(bigint, interval, boolean, text)'),
+        ('@extschema@.session_holds_of_1_0()', '@extschema@.session_holds()'),
+        ('@extschema@.lock_status_of_1_0()', '@extschema@.lock_status()'),
+        ('@extschema@.contention_status_of_1_0()', '@extschema@.contention_status()')
+    ) AS named (old, new) JOIN pg_proc AS old ON old.oid = named.old
 ), database AS (
     SELECT oid FROM pg_database WHERE datname = current_database()
 ), forgotten AS (

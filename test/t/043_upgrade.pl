@@ -90,6 +90,21 @@ $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->run_log([ 'sh', '-c', qq{pg_dump $database | psql -q -v ON_ERROR_STOP=1 restored} ]);
 is($node->safe_psql('restored', $privileges), '{postgres=X/postgres,operator=X*/postgres}', '... and dumped');
 
+# Whoever may create in the schema gains nothing by functions that look like those that are replaced
+$database = create('1.0');
+$node->safe_psql($database, <<'END');
+CREATE ROLE intruder;
+GRANT CREATE, USAGE ON SCHEMA pglock TO intruder;
+SET ROLE intruder;
+CREATE FUNCTION pglock.lock(text) RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user';
+CREATE FUNCTION pglock.acquire_of_1_0(text) RETURNS text LANGUAGE sql AS 'SELECT current_user';
+END
+update($database, $newest);
+is($node->safe_psql($database, <<'END'), "pglock.acquire_of_1_0(text)\npglock.lock(text)", 'other functions keep their owners');
+SELECT oid::regprocedure FROM pg_proc
+WHERE pronamespace = 'pglock'::regnamespace AND proowner = 'intruder'::regrole ORDER BY proname
+END
+
 $database = create('1.0');
 $node->safe_psql($database, 'DROP EXTENSION plpgsql');
 update($database, $newest);
