@@ -70,15 +70,61 @@ has_other_portals()
 	return found;
 }
 
-/* Has the expression a domain's constraints to check, which may be any functions. */
+/* Are a domain's constraints checked when a value of the type is made, be it for a part of it. */
+bool
+has_checks(Oid type)
+{
+	if (type < FirstNormalObjectId)
+		return false;
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return compat::domain_has_constraints(type) || has_checks(getBaseType(type));
+		case TYPTYPE_RANGE:
+			return has_checks(get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return has_checks(get_multirange_range(type));
+		case TYPTYPE_COMPOSITE:
+		{
+			TupleDesc row = lookup_rowtype_tupdesc(type, -1);
+			bool has = false;
+
+			for (int i = 0; i < row->natts && !has; i++)
+				has = !TupleDescAttr(row, i)->attisdropped &&
+					  has_checks(TupleDescAttr(row, i)->atttypid);
+			ReleaseTupleDesc(row);
+			return has;
+		}
+		default:
+			return has_checks(get_element_type(type));
+	}
+}
+
+/*
+ * Has the expression a domain's constraints to check, which may be any functions. What parameters
+ * and constants are of was checked when they were read.
+ */
 bool
 checks_domain(Node *expression, void *)
 {
 	if (expression == nullptr)
 		return false;
-	if (IsA(expression, CoerceToDomain) &&
-		compat::domain_has_constraints(reinterpret_cast<CoerceToDomain *>(expression)->resulttype))
-		return true;
+	switch (nodeTag(expression))
+	{
+		case T_CoerceToDomain:
+			if (compat::domain_has_constraints(exprType(expression)))
+				return true;
+			break;
+		case T_Const:
+		case T_Param:
+		case T_FuncExpr:
+		case T_CoerceViaIO:
+			if (has_checks(exprType(expression)))
+				return true;
+			break;
+		default:
+			break;
+	}
 	return compat::walk_expression(expression, checks_domain, nullptr);
 }
 } // namespace

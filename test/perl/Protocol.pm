@@ -66,7 +66,13 @@ sub _add
 
 sub query { return $_[0]->_add('Q', "$_[1]\0"); }
 sub parse { return $_[0]->_add('P', "$_[1]\0$_[2]\0\0\0"); }
-sub bind { return $_[0]->_add('B', "$_[1]\0$_[2]\0" . pack('n3', 0, 0, 0)); }
+# to a portal, with values as text
+sub bind
+{
+	my ($self, $portal, $statement, @values) = @_;
+
+	return $self->_add('B', "$portal\0$statement\0" . pack('nn', 0, scalar @values) . pack('(N/a)*', @values) . pack('n', 0));
+}
 sub execute { return $_[0]->_add('E', "$_[1]\0" . pack('N', $_[2] // 0)); }
 sub describe_portal { return $_[0]->_add('D', "P$_[1]\0"); }
 # calls the function of that oid with values as text

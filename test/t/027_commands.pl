@@ -40,6 +40,12 @@ END $$;
 CREATE CONSTRAINT TRIGGER take AFTER INSERT ON taken DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION take();
 CREATE FUNCTION volatile_check(text) RETURNS boolean LANGUAGE sql AS $$ SELECT pglock.acquire('from a domain') $$;
 CREATE DOMAIN checked AS text CHECK (volatile_check(VALUE));
+CREATE DOMAIN unchecked AS text;
+CREATE TYPE checked_row AS (key checked);
+CREATE TYPE unchecked_row AS (key unchecked, keys unchecked[]);
+CREATE FUNCTION first_number(text) RETURNS integer LANGUAGE sql AS $$ SELECT 1 FROM pglock.acquire('from a domain') $$;
+CREATE DOMAIN checked_number AS integer CHECK (first_number('') = 1);
+CREATE TYPE checked_range AS RANGE (SUBTYPE = checked_number, SUBTYPE_OPCLASS = int4_ops);
 END
 
 # SQLSTATEs, warnings too, and the values of rows, in the order in which they came.
@@ -288,6 +294,29 @@ $client->parse('one', 'SELECT 1')->bind('one', 'one')->parse('', "CALL pglock.lo
 is(outcome_of_wait('a'), '01000 1, snapshot t', 'beside a portal that was bound it does not, and says so: the portal lives');
 $client->query("CALL pglock.lock('b'::checked)");
 is(outcome_of_wait('b'), '01000, snapshot t', '... nor with a domain whose check may have done anything');
+foreach my $key (
+	"('{b}'::checked[])[1]",
+	"('{b}'::text::checked[])[1]",
+	"('{b}'::text[]::checked[])[1]",
+	"('(b)'::checked_row).key",
+	"('{(b)}'::checked_row[])[1].key",
+	"(json_populate_record(NULL::checked_row, '{\"key\":\"b\"}')).key",
+	"'[1,2)'::checked_range::text || 'b'",
+	"'{[1,2)}'::checked_multirange::text || 'b'")
+{
+	my $lock = $client->ask("SELECT $key");
+
+	$client->ask('SELECT pglock.release_all()');
+	$client->query("CALL pglock.lock($key)");
+	is(outcome_of_wait($lock), '01000, snapshot t', "... as in $key");
+}
+$client->parse('', 'CALL pglock.lock($1::checked)')->bind('', '', 'b')->execute('')->sync;
+is(outcome_of_wait('b'), '01000, snapshot t', '... and of a parameter');
+foreach my $key ("'b'::unchecked", "('(b,{})'::unchecked_row).key", "('{b}'::unchecked[])[1]")
+{
+	$client->query("CALL pglock.lock($key)");
+	is(outcome_of_wait('b'), ', snapshot f', "one without checks does not matter: $key");
+}
 $node->safe_psql('postgres', 'REVOKE EXECUTE ON FUNCTION pg_cursor() FROM PUBLIC; CREATE ROLE other; GRANT other TO CURRENT_USER');
 $client->ask('SET ROLE other');
 $client->parse('', "CALL pglock.lock('a')")->bind('', '')->execute('')->sync;
