@@ -240,6 +240,10 @@ SELECT pglock.lock_id(E'caf\303\251') = 139380260014773691 AS utf8,
        pglock.lock_id(E'\377') = 764407037535646966 AS neither,
        pglock.lock_id(E'\346\227\245\346\234\254\350\252\236') = 110257677333192328 AS japanese;
 SELECT pglock.acquire(E'\377\376'), pglock.held(E'\377\376'), pglock.release(E'\377\376');
+-- shortened where a character ends, if it is UTF-8
+SELECT pglock.acquire(repeat('é', 200));
+SELECT key = repeat('é', 127) || '...' AS "at its end" FROM pglock.locks;
+SELECT pglock.acquire(repeat(E'\377', 300)), pglock.release_all();
 
 \c :home
 DROP DATABASE regress_pglock_utf8;

@@ -205,9 +205,13 @@ show_name(std::string_view name, shown_name_buffer &shown)
 {
 	bool whole = name.size() <= shown_name_bytes;
 	auto length = static_cast<int>(name.size());
+	int encoding = GetDatabaseEncoding();
 
+	/* what has no encoding mostly is UTF-8, where clients can't read half a character */
+	if (encoding == PG_SQL_ASCII)
+		encoding = PG_UTF8;
 	if (!whole)
-		length = pg_mbcliplen(name.data(), length, shown_name_bytes);
+		length = pg_encoding_mbcliplen(encoding, name.data(), length, shown_name_bytes);
 	memcpy(shown, name.data(), static_cast<size_t>(length));
 	strcpy(shown + length, whole ? "" : "...");
 	return whole ? length : length + static_cast<int>(strlen("..."));
