@@ -123,6 +123,52 @@ foreach my $name (sort keys %$queries)
 		[], '... every column is described');
 }
 
+# Whoever may create in the schema public can make what fits operands and arguments better than the catalog's: none
+# of that is for the exporter's role to run.
+$node->safe_psql('postgres', 'CREATE DATABASE traps');
+$node->safe_psql('traps', <<'END');
+CREATE EXTENSION postgres_lock;
+CREATE FUNCTION trap(anyelement) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+DO $$
+DECLARE
+	types regtype[] = '{boolean,integer,bigint,numeric,double precision,name,text,interval,timestamptz}';
+	trap record;
+BEGIN
+	FOR trap IN
+		SELECT l, r, array_agg(name) AS names
+		FROM unnest(types) AS l, unnest(types) AS r, unnest('{+,-,*,/,%,||,=,<>,<,<=,>,>=}'::text[]) AS name
+		WHERE NOT EXISTS (SELECT FROM pg_operator WHERE (oprname, oprleft, oprright) = (name, l, r))
+		GROUP BY l, r
+	LOOP
+		EXECUTE format('CREATE FUNCTION trap(%s, %s) RETURNS %1$s LANGUAGE sql AS ''SELECT $1''', trap.l, trap.r);
+		FOR i IN 1 .. cardinality(trap.names) LOOP
+			EXECUTE format('CREATE OPERATOR %s (FUNCTION = trap, LEFTARG = %s, RIGHTARG = %s)', trap.names[i], trap.l, trap.r);
+		END LOOP;
+	END LOOP;
+	FOR trap IN
+		SELECT DISTINCT proname, type FROM pg_proc, unnest(types) AS type
+		WHERE pronamespace = 'pg_catalog'::regnamespace AND prokind = 'a' AND pronargs = 1
+		  AND EXISTS (SELECT FROM pg_type WHERE oid = proargtypes[0] AND typtype = 'p')
+	LOOP
+		EXECUTE format('CREATE AGGREGATE %I(%s) (SFUNC = trap, STYPE = %2$s)', trap.proname, trap.type);
+	END LOOP;
+END $$;
+END
+foreach my $query ([ 'control' => 'SELECT 1 - 1.0 AS difference, array_agg(1) AS numbers', 2 ],
+	map { [ $_ => $queries->{$_}{query}, 0 ] } sort keys %$queries)
+{
+	my ($name, $sql, $trapped) = @$query;
+
+	is($node->safe_psql('traps', <<"END"), $trapped, "$name: what is run instead of the catalog's");
+SET client_min_messages = warning;
+CREATE TEMP VIEW query AS $sql;
+SELECT count(DISTINCT refobjid) FROM pg_depend
+WHERE objid = (SELECT oid FROM pg_rewrite WHERE ev_class = 'query'::regclass)
+  AND (refobjid IN (SELECT oid FROM pg_operator WHERE oprnamespace = 'public'::regnamespace)
+	   OR refobjid IN (SELECT oid FROM pg_proc WHERE pronamespace = 'public'::regnamespace));
+END
+}
+
 is( $node->safe_psql('postgres',
 		"SELECT count(*), sum(held), sum(waiting), sum(longest_hold_seconds), sum(longest_wait_seconds)
 		 FROM ($queries->{pglock_locks}{query}) AS rows"),
