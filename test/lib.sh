@@ -289,7 +289,10 @@ find_offered() {
 	PG_CONFIG=$debian_postgres/$version/bin/pg_config
 }
 
-offered_version() { apt-cache depends postgresql 2>/dev/null | sed -nE 's/^ *Depends: postgresql-([0-9]+)$/\1/p'; }
+# Nothing, and no failure, if apt has no lists yet.
+offered_version() {
+	{ apt-cache depends postgresql 2>/dev/null || true; } | sed -nE 's/^ *Depends: postgresql-([0-9]+)$/\1/p'
+}
 
 has_header() { [[ -f $("$PG_CONFIG" --includedir-server)/postgres.h ]]; }
 
@@ -391,12 +394,19 @@ apt_get() {
 
 # Where apt gets Debian's packages.
 debian_mirror() {
-	local address suites='stable|oldstable|testing|sid|unstable'
-	suites+="|$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
-	address=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(RELEASE)' |
-		sed -nE "s/^([^ ]+) main ($suites)$/\1/p" | head -n 1)
+	local address
+	address=$(listed_mirror)
+	[[ -n $address ]] || { update_lists >&2; address=$(listed_mirror); }
 	[[ -n $address ]] || die "apt knows no address of Debian's packages"
 	say "$address"
+}
+
+# Nothing if apt has no lists yet.
+listed_mirror() {
+	local suites='stable|oldstable|testing|sid|unstable'
+	suites+="|$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
+	apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(RELEASE)' |
+		sed -nE "s/^([^ ]+) main ($suites)$/\1/p" | head -n 1
 }
 
 #
