@@ -278,6 +278,8 @@ how_to_use() {
 	[[ -n $cluster ]] || say "    pg_createcluster $version main --start"
 	say "    runuser -u postgres -- psql --cluster $version/${cluster:-main} -c 'CREATE EXTENSION postgres_lock'"
 	say "    runuser -u postgres -- psql --cluster $version/${cluster:-main} -c \"SELECT pglock.acquire('order:42')\""
+	((version >= 17)) ||
+		say "  to see the names of other sessions' locks there: shared_preload_libraries = 'postgres_lock', and a restart"
 }
 
 main
