@@ -335,6 +335,43 @@ TEST_F(Servers, GiveNoneIfOneIsLostWhileAnotherIsWaitedFor)
 	EXPECT_EQ(count_locks(), none);
 }
 
+TEST_F(Servers, RequestStopWhenOneOfTheSessionsEnds)
+{
+	for (std::size_t ended : {0u, 2u})
+	{
+		server::libpq_sessions sessions;
+		std::optional<cluster_guard> guard(std::in_place, sessions.servers,
+										   std::vector<pglock::key>{key_on(0), key_on(2)});
+		std::stop_token stop = guard->stop_token();
+		std::atomic<bool> is_over = false;
+		std::stop_callback end_guard(stop, [&] {
+			guard.reset(); // and with it what requests stop
+			is_over = true;
+		});
+		std::string pid = server::pid_of(sessions.sessions[ended]);
+
+		EXPECT_EQ(guard->stop_token(), stop);
+		EXPECT_FALSE(stop.stop_requested());
+		EXPECT_EQ(others.sessions[ended].query("SELECT pg_terminate_backend(" + pid + ", 60000)"),
+				  "t");
+		EXPECT_TRUE(soon([&] { return is_over.load(); }));
+	}
+	EXPECT_TRUE(soon([] { return count_locks() == none; }));
+}
+
+TEST_F(Servers, RequestNoStopForSessionsThatHoldNothing)
+{
+	cluster_guard guard(mine.servers, key_on(1));
+	std::stop_token stop = guard.stop_token();
+	cluster_guard moved = std::move(guard);
+	std::string pid = server::pid_of(mine.sessions[0]);
+
+	EXPECT_EQ(others.sessions[0].query("SELECT pg_terminate_backend(" + pid + ", 60000)"), "t");
+	EXPECT_THROW((void)guard.stop_token(), std::logic_error); // NOLINT: moved from
+	moved.unlock();
+	EXPECT_FALSE(stop.stop_requested());
+}
+
 TEST_F(Servers, DoNotDeadlockInTheirOrder)
 {
 	for (int round = 0; round < 20; round++)

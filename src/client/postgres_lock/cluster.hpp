@@ -10,15 +10,22 @@
 #include <exception>
 #include <initializer_list>
 #include <map>
+#include <memory>
 #include <optional>
 #include <ranges>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
 #include <vector>
+#include <version>
+
+#if defined(__cpp_lib_jthread)
+#include <stop_token>
+#endif
 
 #include "connection.hpp"
 #include "detail/cluster_server.hpp"
+#include "detail/combined_stop.hpp"
 #include "detail/keys.hpp"
 #include "detail/lock_id.hpp"
 #include "error.hpp"
@@ -268,6 +275,26 @@ class [[nodiscard]] cluster_guard
 		return found->second.token(key);
 	}
 
+#if defined(__cpp_lib_jthread)
+	/// Stop is requested as soon as one of the sessions ends, on whichever server. Each has a
+	/// thread that watches it. See `lock::stop_token()`, also for what it throws.
+	[[nodiscard]] std::stop_token
+	stop_token()
+	{
+		if (guards_.empty())
+			throw std::logic_error("the guard has been moved from");
+		if (!stop_)
+		{
+			auto stop = std::make_unique<detail::combined_stop>();
+
+			for (auto &[server, held] : guards_)
+				stop->add(held.stop_token());
+			stop_ = std::move(stop);
+		}
+		return stop_->get_token();
+	}
+#endif
+
   private:
 	/// Holds nothing yet.
 	explicit cluster_guard(std::size_t servers) noexcept : servers_(servers)
@@ -327,6 +354,9 @@ class [[nodiscard]] cluster_guard
 	std::size_t servers_;
 	/// by their servers
 	std::map<std::size_t, guard> guards_;
+#if defined(__cpp_lib_jthread)
+	std::unique_ptr<detail::combined_stop> stop_;
+#endif
 };
 
 /// Holds locks on the servers of a cluster if they are to be had at once, or within the timeout of
