@@ -718,7 +718,7 @@ timeout; statement_timeout, the end of the session and the like count as cancels
 of the last wait, stats_since that of the first one that is counted. of_slots: these are the waits for
 slots of the key, not for its lock. There is room for
 pglock.max_contended_keys keys; when it is full, the key waited for least recently is dropped. key is
-<insufficient privilege> for roles that may not see all of the last four roles that waited, as in
+<insufficient privilege> for roles that may see none of the last four roles that waited, as in
 pg_stat_activity. Before PostgreSQL 17 it is empty unless postgres_lock is in shared_preload_libraries.';
 
 COMMENT ON FUNCTION contention_reset() IS
