@@ -50,12 +50,16 @@ template <int columns> class row_builder
 		add_if(time != 0, TimestampTzGetDatum(time));
 	}
 
-	/* The columns that the function has: those that later versions of it added come last. */
+	/*
+	 * The columns that the function has: those that later versions of it added come last. There may
+	 * be very many rows, so each is a point where a cancel may strike.
+	 */
 	void
 	put(FunctionCallInfo fcinfo)
 	{
 		auto result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
 
+		CHECK_FOR_INTERRUPTS();
 		Assert(count <= columns && count >= result->setDesc->natts);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}

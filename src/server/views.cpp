@@ -372,7 +372,6 @@ put_process(lock_status &status, const lock_table::process &by,
 	{
 		const lock_table::row &row = rows[i];
 
-		CHECK_FOR_INTERRUPTS();
 		if (i + soon < rows.size())
 			prefetch(published[i + soon]);
 		for (LOCKMASK left = row.held; left != 0; left &= left - 1)

@@ -403,5 +403,44 @@ is(query('SELECT count(*) FROM pglock.contention_info'), '0', '... so there is n
 is(query('SELECT count(*), count(key) FROM pglock.locks'), '1|1', '... while locks are shown');
 end_session($holder, $waiter);
 
+# Very many keys: whoever reads them all can give up. What has been read until then goes to a file, whose size is logged.
+$node->append_conf('postgresql.conf', <<'END');
+pglock.max_contended_keys = 30000
+max_locks_per_transaction = 1000
+log_temp_files = 0
+END
+$node->restart;
+$holder = session($node);
+$waiter = session($node);
+$holder->query_safe("SELECT count(pglock.acquire('k' || i)) FROM generate_series(1, 30000) i");
+$waiter->query_safe("SELECT count(pglock.acquire('k' || i, '1us')) FROM generate_series(1, 30000) i");
+
+# What the session reads in as much time, as bytes.
+sub bytes_read
+{
+	my ($session, $relation, $timeout) = @_;
+	my $log_size = -s $node->logfile;
+	my $sqlstate = sqlstate($session, "BEGIN; SET LOCAL statement_timeout = '$timeout'; SELECT count(*) FROM pglock.$relation");
+
+	$session->query('ROLLBACK');
+
+	my ($bytes) = slurp_file($node->logfile, $log_size) =~ /temporary file: .* size (\d+)/;
+
+	return ($sqlstate, $bytes // 0);
+}
+
+foreach my $read ([ $waiter, 'contention' ], [ $waiter, 'contention_histogram' ], [ $holder, 'session_holds()' ])
+{
+	my ($session, $relation) = @$read;
+
+	$session->query("SET work_mem = '64kB'");
+	my ($done, $all) = bytes_read($session, $relation, '0');
+	my ($ended, $some) = bytes_read($session, $relation, '1ms');
+
+	is("$done $ended", '00000 57014', "$relation: reading it all takes longer than may be");
+	cmp_ok($some, '<', $all / 2, '... and ends in time');
+}
+end_session($holder, $waiter);
+
 stop_and_check_log($node);
 done_testing();
