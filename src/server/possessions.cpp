@@ -158,6 +158,12 @@ refresh(hold &h)
 		refresh(h, m);
 }
 
+bool
+has_any_of_transaction()
+{
+	return !dlist_is_empty(&of_transaction);
+}
+
 void
 for_each_of_transaction(void (*visit)(hold &))
 {

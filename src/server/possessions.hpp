@@ -30,6 +30,9 @@ void forget_levels(hold &h, mode m, int64 count);
 void refresh(hold &h, mode m);
 void refresh(hold &h);
 
+/* Is there a lock with levels of transaction scope. */
+bool has_any_of_transaction();
+
 /* Calls visit(hold) for each lock with levels of transaction scope; it may remove that one. */
 void for_each_of_transaction(void (*visit)(hold &));
 

@@ -5,6 +5,7 @@
 
 #include "context.hpp"
 #include "module.hpp"
+#include "possessions.hpp"
 
 namespace pglock
 {
@@ -67,7 +68,8 @@ warn_of_waiting_with_snapshot(const char *noun, const lock_key &key)
 void
 drop_snapshot_or_warn(const char *noun, const lock_key &key, FunctionCallInfo call)
 {
-	if (context::may_end_transaction(call))
+	/* whatever it was that took locks for the transaction, they are not to end here */
+	if (!possessions::has_any_of_transaction() && context::may_end_transaction(call))
 		context::drop_snapshot();
 	else
 	{

@@ -312,6 +312,11 @@ foreach my $key (
 }
 $client->parse('', 'CALL pglock.lock($1::checked)')->bind('', '', 'b')->execute('')->sync;
 is(outcome_of_wait('b'), '01000, snapshot t', '... and of a parameter');
+$client->ask("CREATE FUNCTION check_for_transaction(text) RETURNS boolean LANGUAGE sql AS \$\$ SELECT pglock.acquire('t', scope => 'transaction') \$\$");
+$client->ask('CREATE DOMAIN checked_for_transaction AS text CHECK (check_for_transaction(VALUE))');
+$client->parse('', 'SELECT $1::checked_for_transaction')->bind('closed', '', 'b')->close_portal('closed')
+  ->parse('', "CALL pglock.lock('b')")->bind('', '')->execute('')->parse('', "SELECT pglock.held('t')")->bind('', '')->execute('')->sync;
+is(outcome_of_wait('b'), '01000 t, snapshot t', '... and of another portal: what it locked for the transaction is kept');
 foreach my $key ("'b'::unchecked", "('(b,{})'::unchecked_row).key", "('{b}'::unchecked[])[1]")
 {
 	$client->query("CALL pglock.lock($key)");
