@@ -484,6 +484,17 @@ TEST_F(Cluster, MovesItsLocks)
 	EXPECT_TRUE(second.locked());
 }
 
+TEST_F(Cluster, KeepsItsLocksIfItIsAssignedToItself)
+{
+	cluster_guard guard(servers, {"leader", "order:42"});
+	cluster_guard &same = guard;
+
+	asked();
+	guard = std::move(same);
+	EXPECT_TRUE(guard.locked());
+	EXPECT_EQ(asked(), texts{});
+}
+
 TEST_F(Cluster, TellsAnObserverOfEachServer)
 {
 	recorder notes;

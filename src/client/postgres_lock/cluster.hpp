@@ -223,7 +223,20 @@ class [[nodiscard]] cluster_guard
 	}
 
 	cluster_guard(cluster_guard &&) noexcept = default;
-	cluster_guard &operator=(cluster_guard &&) noexcept = default;
+
+	cluster_guard &
+	operator=(cluster_guard &&other) noexcept
+	{
+		if (this != &other)
+		{
+#if defined(__cpp_lib_jthread)
+			stop_ = std::move(other.stop_);
+#endif
+			servers_ = other.servers_;
+			guards_ = std::move(other.guards_);
+		}
+		return *this;
+	}
 
 	/// Gives all locks back before the end. Harmless if they are not held any more. If that fails
 	/// on some of the servers, it throws what `guard::unlock()` throws there first.
