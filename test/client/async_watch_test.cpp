@@ -1,8 +1,10 @@
 // The end of a session is noticed though nobody sends anything.
+#include <exception>
 #include <optional>
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "async.hpp"
 #include "handler.hpp"
@@ -51,6 +53,23 @@ TEST_F(Watch, NoticesThatTheConnectionIsClosed)
 	run();
 	EXPECT_TRUE(stop.stop_requested());
 	EXPECT_EQ(noted, "true");
+}
+
+TEST_F(Watch, WhoHearsOfTheEndMayEndOtherObjectsOfTheSession)
+{
+	std::optional<pglock::async_guard> guard;
+	pglock::guard watched(session.get(), "b");
+	std::stop_callback end_guard(watched.stop_token(), [&] { guard.reset(); });
+
+	pglock::async_acquire(context, session.get(), "a", {},
+						  [&](std::exception_ptr failure, pglock::async_guard made) {
+							  EXPECT_EQ(async::outcome(failure), "true");
+							  guard = std::move(made);
+						  });
+	run();
+	session.close();
+	EXPECT_FALSE(guard);
+	EXPECT_EQ(heard.all().size(), 1U) << "its lock could not be released";
 }
 
 TEST_F(Watch, CanBeCancelled)

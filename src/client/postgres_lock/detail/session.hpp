@@ -26,6 +26,7 @@ namespace pglock
 namespace detail
 {
 class hold;
+class session_end;
 
 #if defined(__GLIBC__)
 /// The process, as the system has said, and says again in each child; 0: not yet. getpid() is a
@@ -92,7 +93,7 @@ struct session
 	bool may_have_rolled_back = false;
 
 	/// Who has a socket of the connection beside its library's is told of that end.
-	std::list<std::function<void()>> on_end;
+	std::list<session_end *> on_end;
 
 	/// Which statements the server has been given to prepare, by their index.
 	std::bitset<24> prepared;
@@ -131,13 +132,7 @@ struct session
 			prepared.reset();
 	}
 
-	void
-	end()
-	{
-		alive = false;
-		for (const auto &told : std::exchange(on_end, {}))
-			told();
-	}
+	void end();
 };
 
 /// Has the end of a session told to somebody, as long as this is there.
@@ -145,7 +140,8 @@ class session_end
 {
   public:
 	session_end(std::shared_ptr<session> of, std::function<void()> told)
-		: of_(std::move(of)), position_(of_->on_end.insert(of_->on_end.end(), std::move(told)))
+		: of_(std::move(of)), told_(std::move(told)),
+		  position_(of_->on_end.insert(of_->on_end.end(), this))
 	{
 	}
 
@@ -154,14 +150,37 @@ class session_end
 
 	~session_end()
 	{
-		if (of_->alive)
+		if (told_)
 			of_->on_end.erase(position_);
+	}
+
+	/// For the session, which has forgotten it. What is called may end this.
+	void
+	tell()
+	{
+		std::exchange(told_, {})();
 	}
 
   private:
 	std::shared_ptr<session> of_;
-	std::list<std::function<void()>>::iterator position_;
+	/// empty: it has been told
+	std::function<void()> told_;
+	std::list<session_end *>::iterator position_;
 };
+
+/// Who is told may end others who would be.
+inline void
+session::end()
+{
+	alive = false;
+	while (!on_end.empty())
+	{
+		session_end *told = on_end.front();
+
+		on_end.pop_front();
+		told->tell();
+	}
+}
 
 /// The sessions of connections that have no `session_memory`. One that no lock object uses and that
 /// owes nothing is only kept for what it has prepared, and goes when the table has doubled.
