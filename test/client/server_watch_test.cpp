@@ -204,6 +204,24 @@ TEST(WatchedSession, OfTheParentGoesOnWhenAChildHasEndedItsCopies)
 	(void)stop_of(stop);
 }
 
+TEST(WatchedSession, IsNotWatchedByAChild)
+{
+	server::libpq_session session;
+
+	ASSERT_TRUE(all_threads_end()) << "of the tests before, which close files";
+
+	long files = count_of("/proc/self/fd");
+	std::optional<pglock::guard> guard(std::in_place, session.get(), "guard");
+
+	EXPECT_FALSE(guard->stop_token().stop_requested());
+	EXPECT_TRUE(in_child([&] { return guard->stop_token().stop_requested(); }))
+		<< "there it holds nothing";
+	EXPECT_TRUE(in_child([&] {
+		guard.reset();
+		return count_of("/proc/self/fd") == files;
+	})) << "its copies of the files are closed";
+}
+
 #if !defined(__SANITIZE_ADDRESS__) // sanitizers look at errors with files of their own
 TEST(WatchedSession, IsNotWatchedWithoutFiles)
 {

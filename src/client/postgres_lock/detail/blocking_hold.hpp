@@ -193,10 +193,13 @@ class blocking_hold : public hold
 	}
 
 #if defined(__cpp_lib_jthread)
-	/// Of which stop is requested when the session ends; from the first call on somebody watches.
+	/// Of which stop is requested when the session ends; from the first call on somebody watches,
+	/// but not in a child process.
 	[[nodiscard]] std::stop_token
 	stop_token()
 	{
+		if (!session()->is_ours())
+			return stopped_token();
 		if (!watch_)
 		{
 			if (lost())

@@ -52,6 +52,13 @@ class file
 	int number_ = -1;
 };
 
+/// Of a file that somebody else may close at any time. Throws as well.
+[[nodiscard]] inline file
+duplicate_of(int number)
+{
+	return file(fcntl(number, F_DUPFD_CLOEXEC, 0));
+}
+
 /// The ends to read from and to write to. Throws `std::system_error` if there can't be one.
 [[nodiscard]] inline std::pair<file, file>
 make_pipe()

@@ -7,7 +7,6 @@
 #if defined(__cpp_lib_jthread)
 #include <array>
 #include <cerrno>
-#include <fcntl.h>
 #include <memory>
 #include <poll.h>
 #include <stop_token>
@@ -56,7 +55,7 @@ class session_watch
   private:
 	struct state
 	{
-		explicit state(int of) : socket(fcntl(of, F_DUPFD_CLOEXEC, 0))
+		explicit state(int of) : socket(duplicate_of(of))
 		{
 		}
 
@@ -76,15 +75,20 @@ class session_watch
 				stop.request_stop();
 		}
 
-		/// In a child process both would be done to the parent's.
+		/// The thread closes the files. A child process has none, and must not wake the parent's.
 		void
-		end_wait() const noexcept
+		end_wait() noexcept
 		{
 			if (process == process_id())
 				(void)!write(pipe.second.get(), "", 1);
+			else
+			{
+				socket = {};
+				pipe = {};
+			}
 		}
 
-		/// The server must not wait for the duplicate.
+		/// The server must not wait for the duplicate. A child process would end the parent's.
 		void
 		session_ended() noexcept
 		{
