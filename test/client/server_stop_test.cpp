@@ -1,10 +1,14 @@
 // Waits that end because stop was requested.
+#include <array>
 #include <atomic>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
+#include <sys/socket.h>
 #include <thread>
+#include <unistd.h>
 
+#include <postgres_lock/cluster.hpp>
 #include <postgres_lock/critical_section.hpp>
 #include <postgres_lock/lease.hpp>
 
@@ -234,6 +238,56 @@ TEST(StopLibpq, GivesUpAServerThatDoesNotAnswer)
 	EXPECT_THROW((void)lock.acquire(), pglock::connection_lost);
 	stopping.join();
 	EXPECT_TRUE(lock.lost());
+	waiting.close();
+}
+
+TEST(StopLibpq, OfALostConnectionSaysThatItIsLost)
+{
+	server::libpq_session session;
+	pglock::cluster servers{session.ref()};
+	std::stop_source stop;
+	pglock::lock lock(session.get(), "a", {.stop = stop.get_token()});
+
+	server::terminate(server::pid_of(session));
+	EXPECT_THROW(session.query("SELECT 1"), pglock::connection_lost);
+	EXPECT_THROW((void)lock.acquire(), pglock::connection_lost);
+	EXPECT_THROW(pglock::lease_guard guard(session.get(), "a", {.stop = stop.get_token()}),
+				 pglock::connection_lost);
+	EXPECT_THROW(pglock::cluster_guard guard(servers, "a", {.stop = stop.get_token()}),
+				 pglock::server_lost);
+}
+
+TEST(StopLibpq, ClosesNoFileThatHasTheNumberOfItsOwn)
+{
+	relay proxy{0us};
+	server::libpq_session holding;
+	server::libpq_session waiting(("host=" + proxy.folder()).c_str());
+	std::string pid = server::pid_of(waiting);
+	pglock::guard holder(holding.get(), "busy");
+	std::stop_source stop;
+	pglock::lock lock(waiting.get(), "busy", {.grace = 500ms, .stop = stop.get_token()});
+	int number = PQsocket(waiting.get());
+	std::array<int, 2> strangers{-1, -1};
+	std::thread stopping([&] {
+		server::wait_for_waiters();
+		stop.request_stop(); // the relay does not answer the request to cancel
+		server::terminate(pid);
+		EXPECT_TRUE(soon([&] {
+			(void)socketpair(AF_UNIX, SOCK_STREAM, 0, strangers.data());
+			if (strangers[0] == number || strangers[1] == number)
+				return true;
+			close(strangers[0]);
+			close(strangers[1]);
+			return false;
+		})) << "libpq has closed its own";
+	});
+
+	EXPECT_THROW((void)lock.acquire(), pglock::connection_lost);
+	stopping.join();
+	for (int each : strangers)
+		EXPECT_EQ(send(each, "x", 1, MSG_NOSIGNAL), 1);
+	for (int each : strangers)
+		close(each);
 	waiting.close();
 }
 

@@ -12,6 +12,7 @@
 
 #include "connection.hpp"
 #include "detail/answer.hpp"
+#include "detail/file.hpp"
 #include "detail/socket.hpp"
 #include "error.hpp"
 #include "lock.hpp"
@@ -222,14 +223,19 @@ template <> struct connection_traits<PGconn>
 	{
 		std::shared_ptr<PGcancel> request(PQgetCancel(&connection), PQfreeCancel);
 
+		if (!request && PQsocket(&connection) < 0)
+			throw connection_lost(PQerrorMessage(&connection));
 		if (!request)
 			throw std::bad_alloc();
+		// libpq may close its own meanwhile, and the number be somebody else's
+		auto socket = std::make_shared<detail::file>(detail::duplicate_of(PQsocket(&connection)));
+
 		return {[request] {
 					std::array<char, 256> message;
 
 					PQcancel(request.get(), message.data(), static_cast<int>(message.size()));
 				},
-				[socket = PQsocket(&connection)] { ::shutdown(socket, SHUT_RDWR); }};
+				[socket] { ::shutdown(socket->get(), SHUT_RDWR); }};
 	}
 
 	static int
