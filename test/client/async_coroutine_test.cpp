@@ -269,6 +269,36 @@ TEST_F(Coroutine, AfterWithLockItCanStillBeCancelled)
 	EXPECT_TRUE(server::is_free("a"));
 }
 
+TEST_F(Coroutine, WithLockEndsIfItIsCancelledTooLateForTheLock)
+{
+	asio::cancellation_signal signal;
+	std::string noted;
+	bool runs = false;
+
+	session.begin();
+	asio::co_spawn(
+		context,
+		[&]() -> awaitable<void> {
+			co_await pglock::with_lock(session.get(), "a", {.scope = pglock::scope::transaction},
+									   [&]() -> awaitable<void> {
+										   runs = true;
+										   co_return;
+									   });
+		},
+		asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr failure) {
+			noted = outcome(failure);
+		}));
+	// the lock is free, so its transaction will have it
+	while (PQtransactionStatus(session.get()) != PQTRANS_ACTIVE)
+		context.poll_one();
+	signal.emit(asio::cancellation_type::terminal);
+	run();
+	EXPECT_EQ(noted, "aborted");
+	EXPECT_FALSE(runs);
+	EXPECT_TRUE(server::is_free("a"));
+	EXPECT_EQ(session.query("SELECT 1"), "1");
+}
+
 TEST_F(Coroutine, WithLockTakesSeveralKeys)
 {
 	std::vector<pglock::key> keys = {"a", "b"};

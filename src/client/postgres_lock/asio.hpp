@@ -449,7 +449,11 @@ run_with(PGconn *connection, std::vector<key> keys, options options, slot_count 
 	lock_holder holder(std::move(held));
 
 	holder.watch_session(by);
-	co_return co_await run_body(holder, by, guard, body);
+
+	bool throws = co_await asio::this_coro::throw_if_cancelled();
+
+	co_await asio::this_coro::throw_if_cancelled(false);
+	co_return co_await run_body(holder, by, guard, body, throws);
 }
 } // namespace detail
 

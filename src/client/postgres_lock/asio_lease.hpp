@@ -324,8 +324,10 @@ run_with_lease(PGconn *connection, key key, lease_options options,
 	auto by = std::make_shared<body_cancellation>();
 	auto renewal = start(executor, held->held.get(), by);
 	lease_holder watched(std::move(held), renewal);
+	bool throws = co_await asio::this_coro::throw_if_cancelled();
 
-	co_return co_await run_body(watched, by, guard, body);
+	co_await asio::this_coro::throw_if_cancelled(false);
+	co_return co_await run_body(watched, by, guard, body, throws);
 }
 } // namespace detail
 

@@ -143,13 +143,17 @@ run_cancellable(std::shared_ptr<body_cancellation> by, Body &body, Guard &guard,
 /// `stop_watching()`: the body has ended. `is_over()`: after a loss, is it lost for sure?
 /// `loss()`: throws that it is lost. `start_restitution(after_error, token, asked)`.
 /// `restitution_failed(failure, is_lost)`: nobody else hears of that.
+///
+/// A coroutine that has been cancelled, maybe too late for what is held, could not wait for
+/// anything. So it must not throw then, from before this on: `throws` says whether it does
+/// otherwise.
 template <typename Guard, typename Holder, typename Body>
 body_awaitable<Guard, Body>
-run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Body &body)
+run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Body &body,
+		 bool throws)
 {
 	using value = body_value<Guard, Body>;
 
-	bool throws = co_await asio::this_coro::throw_if_cancelled();
 	asio::cancellation_state state = co_await asio::this_coro::cancellation_state;
 	std::exception_ptr failure;
 	std::optional<made_value<value>> result;
@@ -158,6 +162,7 @@ run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Bo
 	{
 		if (state.slot().is_connected())
 			state.slot().assign([by](asio::cancellation_type type) { by->cancel(type); });
+		by->cancel(state.cancelled());
 		co_await asio::co_spawn(co_await asio::this_coro::executor,
 								run_cancellable(by, body, guard, result, throws),
 								asio::bind_cancellation_slot(by->slot(),
@@ -174,9 +179,7 @@ run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Bo
 		(failure ? is_cancellation(failure) : holder.is_over()))
 		failure = holder.loss();
 
-	// a coroutine that has been cancelled could not wait for anything, and whoever cancelled it
-	// does not wait for ever
-	co_await asio::this_coro::throw_if_cancelled(false);
+	// whoever has cancelled it does not wait for ever
 	try
 	{
 		co_await holder.start_restitution(failure != nullptr, use_body_awaitable<Guard, Body>,
