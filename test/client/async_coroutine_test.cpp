@@ -154,6 +154,29 @@ TEST_F(Coroutine, WithLockRollsBackAndReleasesAfterAnException)
 	EXPECT_TRUE(heard.all().empty());
 }
 
+TEST_F(Coroutine, WithLockRollsBackWhatTheBodyHasLeftFailed)
+{
+	failures heard;
+
+	for (auto scope : {pglock::scope::session, pglock::scope::transaction})
+	{
+		session.begin();
+		EXPECT_EQ(result_of([&]() -> awaitable<void> {
+					  co_await pglock::with_lock(session.get(), "a", {.scope = scope},
+												 [&]() -> awaitable<void> {
+													 EXPECT_THROW(session.query("SELECT 1/0"),
+																  pglock::error);
+													 co_return;
+												 });
+				  }),
+				  "true")
+			<< "the body has caught the error";
+		EXPECT_EQ(PQtransactionStatus(session.get()), PQTRANS_IDLE);
+		EXPECT_TRUE(server::is_free("a"));
+	}
+	EXPECT_TRUE(heard.all().empty());
+}
+
 TEST_F(Coroutine, WithLockTellsOfAReleaseThatFails)
 {
 	failures heard;

@@ -534,6 +534,20 @@ TEST_P(WithLease, RollsBackAndReleasesAfterAnException)
 	EXPECT_TRUE(heard.all().empty());
 }
 
+TEST_P(WithLease, RollsBackWhatTheBodyHasLeftFailed)
+{
+	EXPECT_EQ(result_with_lease({},
+								[&](async_lease_guard &) -> awaitable<void> {
+									session.begin();
+									EXPECT_THROW(session.query("SELECT 1/0"), pglock::error);
+									co_return;
+								}),
+			  "true");
+	EXPECT_EQ(PQtransactionStatus(session.get()), PQTRANS_IDLE);
+	EXPECT_TRUE(is_free());
+	EXPECT_TRUE(heard.all().empty());
+}
+
 TEST_P(WithLease, CancelsABodyWhoseLeaseIsLost)
 {
 	auto revoke = [&] {

@@ -400,6 +400,12 @@ class lock_holder
 #endif
 	}
 
+	[[nodiscard]] bool
+	must_roll_back() const noexcept
+	{
+		return held_->hold.rolls_back_failed();
+	}
+
 	void
 	stop_watching() noexcept
 	{
@@ -458,12 +464,12 @@ run_with(PGconn *connection, std::vector<key> keys, options options, slot_count 
 } // namespace detail
 
 /// Runs the coroutine that `body` makes while the locks are held, on the executor of the coroutine
-/// that awaits this. When the body ends, gives the locks back; when it throws, first rolls back the
-/// transaction that is open (see `options::rollback_on_error`), then gives them back, and throws
-/// on. Cancelling it cancels the wait for the locks, or the body. When the session has ended, the
-/// body is cancelled as by `async_watch()`, and `connection_lost` is thrown. The body must not
-/// leave a command under way on the connection: then the locks can't be released, which the handler
-/// is told.
+/// that awaits this. When the body ends, gives the locks back; when it throws, or has left a failed
+/// transaction, first rolls back the one that is open (see `options::rollback_on_error`), then
+/// gives them back, and throws on. Cancelling it cancels the wait for the locks, or the body. When
+/// the session has ended, the body is cancelled as by `async_watch()`, and `connection_lost` is
+/// thrown. The body must not leave a command under way on the connection: then the locks can't be
+/// released, which the handler is told.
 ///
 /// `co_await pglock::with_lock(connection, "key", {}, [&]() -> asio::awaitable<void> { ... });`
 ///

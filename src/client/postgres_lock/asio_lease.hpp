@@ -216,6 +216,13 @@ template <typename Renewal> class lease_holder
 	{
 	}
 
+	/// Throws if the connection can't be used any more.
+	[[nodiscard]] bool
+	must_roll_back() const
+	{
+		return held_->held.rolls_back(false);
+	}
+
 	void
 	stop_watching()
 	{
@@ -338,9 +345,9 @@ run_with_lease(PGconn *connection, key key, lease_options options,
 ///
 /// Before the lease can be lost, the body is cancelled: when a renewal is refused, or a tenth of
 /// the ttl before `lease::deadline()`. Once it has ended, `lease_lost` is thrown. When the body
-/// ends, gives the lease back; when it throws, first rolls back the transaction that is open (see
-/// `lease_options::rollback_on_error`). Cancelling it cancels the wait for the lease, or the body.
-/// The body must not leave a command under way on the connection.
+/// ends, gives the lease back; when it throws, or has left a failed transaction, first rolls back
+/// the one that is open (see `lease_options::rollback_on_error`). Cancelling it cancels the wait
+/// for the lease, or the body. The body must not leave a command under way on the connection.
 ///
 /// `co_await pglock::with_lease(connection, "key", {.ttl = 15s}, [&]() -> asio::awaitable<void> {
 /// ... });`

@@ -140,6 +140,7 @@ run_cancellable(std::shared_ptr<body_cancellation> by, Body &body, Guard &guard,
 
 /// Runs the body and gives back what is held, whose `Holder` has:
 ///
+/// `must_roll_back()`: has the body left a failed transaction, in which nothing can be released?
 /// `stop_watching()`: the body has ended. `is_over()`: after a loss, is it lost for sure?
 /// `loss()`: throws that it is lost. `start_restitution(after_error, token, asked)`.
 /// `restitution_failed(failure, is_lost)`: nobody else hears of that.
@@ -182,7 +183,8 @@ run_body(Holder &holder, std::shared_ptr<body_cancellation> by, Guard &guard, Bo
 	// whoever has cancelled it does not wait for ever
 	try
 	{
-		co_await holder.start_restitution(failure != nullptr, use_body_awaitable<Guard, Body>,
+		co_await holder.start_restitution(failure != nullptr || holder.must_roll_back(),
+										  use_body_awaitable<Guard, Body>,
 										  by->is_lost() ? asio::cancellation_type::terminal
 														: state.cancelled());
 	}
