@@ -99,8 +99,8 @@ struct options
 	/// A request to stop ends a wait, which throws `stopped_error`: nothing is held, the connection
 	/// can be used, and a transaction that is open still is. (A lock at transaction scope that was
 	/// free is taken all the same if the request comes too late.) If the server does not react
-	/// within `grace`, the connection is shut down. Each wait starts a thread. Not for asynchronous
-	/// operations, which are cancelled by Asio's own means.
+	/// within `grace`, the connection is shut down. Each wait starts a thread, and over libpq
+	/// needs a file. Not for asynchronous operations, which are cancelled by Asio's own means.
 	std::stop_token stop = {};
 #endif
 
