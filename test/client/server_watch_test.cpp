@@ -10,7 +10,10 @@
 #include <sys/resource.h>
 #include <system_error>
 #include <unistd.h>
+#include <utility>
 #include <vector>
+
+#include <postgres_lock/cluster.hpp>
 
 #include "child.hpp"
 #include "fake.hpp"
@@ -186,6 +189,21 @@ TEST(WatchedSession, EndsWhenTheConnectionGetsAnother)
 	EXPECT_TRUE(stop.stop_requested());
 	EXPECT_EQ(session.query("SELECT 1"), "1") << "the new one goes on";
 	server::wait_for("pglock.is_free('guard')");
+}
+
+TEST(WatchedSession, OfAClusterGuardIsWatchedAfterItHasMoved)
+{
+	server::libpq_session session;
+	pglock::cluster servers{session.ref()};
+	pglock::cluster_guard first(servers, "first");
+	pglock::cluster_guard second(servers, "second");
+	std::stop_token stop = second.stop_token();
+
+	first = std::move(second);
+	EXPECT_FALSE(stop.stop_requested());
+	server::terminate(server::pid_of(session));
+	(void)stop_of(stop);
+	EXPECT_TRUE(first.stop_token().stop_requested());
 }
 
 TEST(WatchedSession, OfTheParentGoesOnWhenAChildHasEndedItsCopies)
