@@ -46,7 +46,7 @@ append_published(StringInfo words, const lock_table::holder &by, const lockable 
 {
 	registry::reader published;
 
-	published.begin(by.number);
+	published.begin(by.number, by.pid);
 	if (const text *holder = published.holder(by.number); holder != nullptr)
 		appendStringInfo(words, " for \"%s\"", text_to_cstring(holder));
 	if (TimestampTz since = held_since(published, by, asked); since != 0)

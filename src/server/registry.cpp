@@ -479,11 +479,16 @@ reader::begin()
 }
 
 void
-reader::begin(int process_number)
+reader::begin(int process_number, int pid)
 {
 	prepare();
-	if (sessions != nullptr && process_number < MaxBackends)
-		read(process_number);
+	if (sessions == nullptr || process_number >= MaxBackends)
+		return;
+	read(process_number);
+	/* who takes the place writes nothing before this has changed */
+	pg_read_barrier();
+	if (sessions[process_number] != nullptr && load(shared->slots[process_number].pid) != pid)
+		forget(*sessions[process_number]);
 }
 
 bool

@@ -204,10 +204,10 @@ class reader
   public:
 	/*
 	 * Copies it, of all sessions or of one process only, in the current memory context. It takes
-	 * its time, and may raise.
+	 * its time, and may raise. Where another session has taken that process's place, it is nothing.
 	 */
 	void begin();
-	void begin(int process_number);
+	void begin(int process_number, int pid);
 
 	/*
 	 * Brings what was copied of that session up to date, while the lock table can't change. False:
