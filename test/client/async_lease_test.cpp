@@ -518,6 +518,18 @@ TEST_P(WithLease, RenewsAndReleases)
 	EXPECT_TRUE(heard.all().empty());
 }
 
+TEST_P(WithLease, LosesNothingThatTheBodyHasReleased)
+{
+	EXPECT_EQ(result_with_lease({.ttl = 1500ms},
+								[&](async_lease_guard &guard) -> awaitable<void> {
+									EXPECT_TRUE(co_await guard.async_release(asio::use_awaitable));
+									EXPECT_TRUE(is_free());
+									co_await sleep(1700ms);
+								}),
+			  "true");
+	EXPECT_TRUE(heard.all().empty());
+}
+
 TEST_P(WithLease, RollsBackAndReleasesAfterAnException)
 {
 	session.query("CREATE TEMP TABLE written (n int)");

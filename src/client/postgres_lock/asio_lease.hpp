@@ -268,8 +268,8 @@ class own_renewal
 {
   public:
 	own_renewal(const asio::any_io_executor &executor, PGconn *connection, const lease &held,
-				const std::shared_ptr<body_cancellation> &by)
-		: renewal_(std::make_shared<background_renewal>(*connection, held, [by] { by->lose(); }))
+				const std::function<void()> &on_loss)
+		: renewal_(std::make_shared<background_renewal>(*connection, held, on_loss))
 	{
 		renewal_->start(executor);
 	}
@@ -290,10 +290,9 @@ class keeper_renewal
 {
   public:
 	keeper_renewal(keeper &keeper, const asio::any_io_executor &executor, const lease &held,
-				   const std::shared_ptr<body_cancellation> &by)
-		: kept_(keeper.keep(held)), on_stop_(std::in_place, kept_->stop_token(), [executor, by] {
-			  asio::post(executor, [by] { by->lose(); });
-		  })
+				   const std::function<void()> &on_loss)
+		: kept_(keeper.keep(held)), on_stop_(std::in_place, kept_->stop_token(),
+											 [executor, on_loss] { asio::post(executor, on_loss); })
 	{
 	}
 
@@ -329,7 +328,12 @@ run_with_lease(PGconn *connection, key key, lease_options options,
 		co_await start_lease_guard<async_lease_guard>(held, options,
 													  use_body_awaitable<async_lease_guard, Body>);
 	auto by = std::make_shared<body_cancellation>();
-	auto renewal = start(executor, held->held.get(), by);
+	auto on_loss = [by, weak = std::weak_ptr(held)] {
+		// what the body has given back itself is not lost
+		if (auto alive = weak.lock(); alive && alive->held.is_held())
+			by->lose();
+	};
+	auto renewal = start(executor, held->held.get(), on_loss);
 	lease_holder watched(std::move(held), renewal);
 	bool throws = co_await asio::this_coro::throw_if_cancelled();
 
@@ -361,8 +365,8 @@ with_lease(PGconn *connection, key key, const lease_options &options, Body body)
 	return detail::run_with_lease(
 		connection, std::move(key), options, std::string(options.holder),
 		[connection](const asio::any_io_executor &executor, const lease &held,
-					 const std::shared_ptr<detail::body_cancellation> &by) {
-			return detail::own_renewal(executor, connection, held, by);
+					 const std::function<void()> &on_loss) {
+			return detail::own_renewal(executor, connection, held, on_loss);
 		},
 		std::move(body));
 }
@@ -377,8 +381,8 @@ with_lease(PGconn *connection, keeper &keeper, key key, const lease_options &opt
 	return detail::run_with_lease(
 		connection, std::move(key), options, std::string(options.holder),
 		[&keeper](const asio::any_io_executor &executor, const lease &held,
-				  const std::shared_ptr<detail::body_cancellation> &by) {
-			return detail::keeper_renewal(keeper, executor, held, by);
+				  const std::function<void()> &on_loss) {
+			return detail::keeper_renewal(keeper, executor, held, on_loss);
 		},
 		std::move(body));
 }
