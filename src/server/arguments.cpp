@@ -123,9 +123,9 @@ slots_argument(FunctionCallInfo fcinfo, int argument)
 	int32 slots = PG_GETARG_INT32(argument);
 
 	if (slots < 1 || slots > max_slots)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid slots: %d", slots),
-				 errdetail("The number of slots must be between 1 and %d.", max_slots)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("invalid number of slots: %d", slots),
+						errdetail("The number of slots must be between 1 and %d.", max_slots)));
 	return slots;
 }
 

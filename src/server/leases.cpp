@@ -103,7 +103,7 @@ raise_not_held(const lock_key &key, int64 token)
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					errmsg("lease %s is not held with token " INT64_FORMAT, describe(key), token),
 					errdetail("It was released, revoked, or taken over after it had expired."),
-					errhint("Do not write what it was to protect. Acquire it again.")));
+					errhint("Do not write what it was meant to protect. Acquire it again.")));
 }
 
 bool
