@@ -25,7 +25,7 @@ is_deeply(
 		'Stranded locks',
 		'The longest held',
 		'The most contended keys',
-		'What the waits of all sessions are',
+		'What all sessions wait for',
 		'Who blocks whom',
 		'Who holds `order:42`, since when, and who waits for it'
 	],
@@ -279,7 +279,7 @@ start_waiting($queue[0], "SELECT pglock.acquire('busy')");
 start_waiting($queue[$_], "SELECT pglock.acquire_slot('exports', 2)") foreach 1, 2;
 start_waiting($queue[$_], "SELECT pglock.acquire_lease('busy')") foreach 3, 4;
 ok( $node->poll_query_until('postgres',
-		"WITH waits AS (" . $recipes{'What the waits of all sessions are'} =~ s/;\s*$//r . ")
+		"WITH waits AS (" . $recipes{'What all sessions wait for'} =~ s/;\s*$//r . ")
 		 SELECT string_agg(concat_ws(' ', wait_event_type, wait_event, count), ',' ORDER BY wait_event_type, wait_event) FROM waits",
 		$node->pg_version >= 17 ? 'Extension PglockLease 1,Extension PglockSlot 1,Lock advisory 3' : 'Extension Extension 2,Lock advisory 3'),
 	'what sessions wait for');
