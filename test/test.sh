@@ -3,7 +3,7 @@
 #
 # TESTS="keys timeout 001_no_leak" runs those only: names of files in sql, test/specs and test/t.
 # What pg_regress finds becomes TAP, so that prove counts all tests and its summary speaks for all. The TAP tests, which
-# mostly wait, run one more at a time than there are processors: each has servers and files of its own.
+# mostly wait, run as many at a time as there are processors: each has servers and files of its own.
 # TESTS_ENVIRONMENT="NAME=value..." is for the tests and the servers alone, as what a sanitizer needs.
 
 # shellcheck source-path=SCRIPTDIR
@@ -190,7 +190,7 @@ prove_all() {
 	((${#tests[@]} > 0)) || die "there are no tests: ${TESTS:-}"
 
 	title 'TAP, and the summary of all'
-	run show_and_log as_server env "${environment[@]}" prove --timer -I "$tools/perl" -I "$src" -j "$(($(nproc) + 1))" \
+	run show_and_log as_server env "${environment[@]}" prove --timer -I "$tools/perl" -I "$src" -j "$(nproc)" \
 		"${tests[@]}" || status=$?
 	if ((status != 0)); then
 		failed_logs

@@ -61,8 +61,12 @@ END
 sub session
 {
 	my ($node, %params) = @_;
+	my $database = delete $params{database} // 'postgres';
+	my $session = $node->background_psql($database, on_error_stop => 0, %params);
 
-	return $node->background_psql('postgres', on_error_stop => 0, %params);
+	# each question has its time: between two a test may compile for minutes
+	$session->set_query_timer_restart;
+	return $session;
 }
 
 # The session runs `sql`, which will have to wait; returns when it has been sent.

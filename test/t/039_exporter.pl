@@ -34,7 +34,7 @@ $node->safe_psql('second', 'CREATE EXTENSION postgres_lock');
 my $holder = session($node);
 my $waiter = session($node);
 my $lease_waiter = session($node);
-my $in_second = $node->background_psql('second', on_error_stop => 0);
+my $in_second = session($node, database => 'second');
 
 # names that are hard on labels, two that are shown alike, and an id without a name
 my $long = 'x' x 300;

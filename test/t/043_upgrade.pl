@@ -165,7 +165,7 @@ foreach my $number (0 .. $#changes)
 install_step(@changes);
 $database = create($newest);
 
-my ($holder, $waiter) = map { $node->background_psql($database, on_error_stop => 0) } 1 .. 2;
+my ($holder, $waiter) = map { session($node, database => $database) } 1 .. 2;
 my $token = $holder->query("SELECT pglock.acquire('k'), pglock.acquire('k'), pglock.token('k')") =~ /^t\|t\|(\d+)$/ ? $1 : 0;
 
 cmp_ok($token, '>', 0, 'a lock is held, and has a token');
