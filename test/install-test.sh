@@ -76,7 +76,7 @@ demo() {
 	local who=$1 system=$2 server
 	quietly install_in_chroot "$system" make
 	# images of containers, and systems that are new, come without apt's lists
-	rm -rf "$system"/var/lib/apt/lists/*
+	rm -rf "${system:?}"/var/lib/apt/lists/*
 	as "$who" "$system" 'make demo' | tee "$system.said"
 	! grep -n '^ *$' "$system.said" || die 'the demo has said an empty line'
 
