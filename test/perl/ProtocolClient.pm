@@ -586,6 +586,11 @@ sub fail
 	# a commit that fails may have closed them, as a string and a Bind close the portal of their name
 	$self->loosen_portals(sub { 1 }) if $now->{kind} eq 'sync' || $sql =~ /^(COMMIT|PREPARE)/;
 	$self->loosen_portals(sub { $_ eq ($now->{portal} // '') }) if $now->{kind} =~ /query|bind/;
+	# it releases locks before it drops temporary tables, where a cancel may strike
+	if ($sql eq 'DISCARD ALL')
+	{
+		$self->{loose}{$_} = 1 foreach keys %{ $self->{total} };
+	}
 	# one that was fetched in part does not fail again where its transaction has failed, or is over
 	my $is_over = $now->{kind} eq 'execute' && $code =~ /^(25P02|34000)$/;
 
