@@ -1,18 +1,15 @@
 // channel.hpp: a PGconn that does not block, as Asio sees it.
 #pragma once
 
-#include <cerrno>
 #include <exception>
-#include <fcntl.h>
 #include <libpq-events.h>
 #include <libpq-fe.h>
 #include <new>
-#include <system_error>
-#include <unistd.h>
 #include <utility>
 
 #include "../libpq.hpp"
 #include "asio_library.hpp"
+#include "file.hpp"
 #include "statements.hpp"
 
 namespace pglock::detail
@@ -27,17 +24,13 @@ inline int result_event(PGEventId id, void *info, void *);
 inline void
 assign_duplicate(asio::posix::stream_descriptor &to, const PGconn &connection)
 {
-	int made = fcntl(PQsocket(&connection), F_DUPFD_CLOEXEC, 0);
+	file made = duplicate_of(PQsocket(&connection));
 	error_code failure;
 
-	if (made < 0)
-		throw std::system_error(errno, std::generic_category(), "postgres_lock");
-	to.assign(made, failure);
+	to.assign(made.get(), failure);
 	if (failure)
-	{
-		::close(made);
 		throw system_error(failure, "postgres_lock");
-	}
+	made.release();
 }
 
 /// One connection as Asio sees it. Its socket is a duplicate, since others may have registered

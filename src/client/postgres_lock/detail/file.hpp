@@ -1,4 +1,4 @@
-// file.hpp: open files, which end with their owner and don't go to programs that this one starts.
+// file.hpp: open files, which end with their owner.
 #pragma once
 
 #include <array>
@@ -10,19 +10,18 @@
 
 namespace pglock::detail
 {
-/// Owns an open file.
+/// Owns an open file, which programs that this one starts don't get.
 class file
 {
   public:
 	file() = default;
 
-	/// The number is what a function of the system has answered. Throws `std::system_error` if that
-	/// was an error.
+	/// The number is what a function of the system has answered that has kept the file from other
+	/// programs. Throws `std::system_error` if that was an error.
 	explicit file(int number) : number_(number)
 	{
 		if (number < 0)
 			throw std::system_error(errno, std::generic_category(), "postgres_lock");
-		fcntl(number, F_SETFD, FD_CLOEXEC);
 	}
 
 	file(file &&other) noexcept : number_(std::exchange(other.number_, -1))
@@ -48,6 +47,13 @@ class file
 		return number_;
 	}
 
+	/// For who closes it from now on.
+	int
+	release() noexcept
+	{
+		return std::exchange(number_, -1);
+	}
+
   private:
 	int number_ = -1;
 };
@@ -65,7 +71,9 @@ make_pipe()
 {
 	std::array<int, 2> ends{-1, -1};
 
-	(void)!::pipe(ends.data());
+	if (::pipe(ends.data()) == 0)
+		for (int end : ends)
+			fcntl(end, F_SETFD, FD_CLOEXEC);
 	return {file(ends[0]), file(ends[1])};
 }
 } // namespace pglock::detail
