@@ -19,6 +19,16 @@ namespace
 class Coroutine : public async::Async
 {
   protected:
+	/// What comes of a lock of that scope, taken in a transaction block, round that body.
+	std::string
+	with_lock_in_block(pglock::scope scope, std::function<awaitable<void>()> body)
+	{
+		session.begin();
+		return result_of([&]() -> awaitable<void> {
+			co_await pglock::with_lock(session.get(), "a", {.scope = scope}, body);
+		});
+	}
+
 	server::libpq_session session;
 };
 
@@ -160,15 +170,11 @@ TEST_F(Coroutine, WithLockRollsBackWhatTheBodyHasLeftFailed)
 
 	for (auto scope : {pglock::scope::session, pglock::scope::transaction})
 	{
-		session.begin();
-		EXPECT_EQ(result_of([&]() -> awaitable<void> {
-					  co_await pglock::with_lock(session.get(), "a", {.scope = scope},
-												 [&]() -> awaitable<void> {
-													 EXPECT_THROW(session.query("SELECT 1/0"),
-																  pglock::error);
-													 co_return;
-												 });
-				  }),
+		EXPECT_EQ(with_lock_in_block(scope,
+									 [&]() -> awaitable<void> {
+										 EXPECT_THROW(session.query("SELECT 1/0"), pglock::error);
+										 co_return;
+									 }),
 				  "true")
 			<< "the body has caught the error";
 		EXPECT_EQ(PQtransactionStatus(session.get()), PQTRANS_IDLE);
@@ -359,16 +365,12 @@ TEST_F(Coroutine, WithLockTellsOfABusyConnection)
 
 	for (auto scope : {pglock::scope::session, pglock::scope::transaction})
 	{
-		session.begin();
-		EXPECT_EQ(result_of([&]() -> awaitable<void> {
-					  co_await pglock::with_lock(session.get(), "a", {.scope = scope},
-												 [&]() -> awaitable<void> {
-													 PQsendQuery(session.get(),
-																 "SELECT pg_sleep(0)");
-													 throw broken();
-													 co_return;
-												 });
-				  }),
+		EXPECT_EQ(with_lock_in_block(scope,
+									 [&]() -> awaitable<void> {
+										 PQsendQuery(session.get(), "SELECT pg_sleep(0)");
+										 throw broken();
+										 co_return;
+									 }),
 				  "broken");
 		while (PGresult *result = PQgetResult(session.get()))
 			PQclear(result);
