@@ -43,12 +43,11 @@ class Figure:
             f"set tics nomirror textcolor rgb '{INK}'",
             f"set grid linecolor rgb '{INK}' linetype 1 linewidth 0.3",
             "unset key",
-            label(1, title, 1 - 20 / self.height, 16),
-            *(label(2 + i, line, (foot - 10 - 14 * i) / self.height, 10) for i, line in enumerate(lines)),
+            label(1, title, self.at(-20), 16),
+            *(label(2 + i, line, self.at(foot - 10 - 14 * i), 10) for i, line in enumerate(lines)),
             f"set multiplot layout {rows},{columns} margins screen {left / WIDTH},0.97,{self.at(self.bottom)},{self.at(-70)} "
             f"spacing screen {left / WIDTH + 0.02},{self.at(60)}",
         ]
-        self.is_labelled = False
 
     def at(self, pixels):
         """From the bottom, or if negative from the top, as a share of the height."""
@@ -57,13 +56,12 @@ class Figure:
     def panel(self, title, settings, curves, blocks=""):
         """Curves are what `plot` is given."""
         self.lines += [
-            "unset label" if self.is_labelled else "",
             f"set title {quoted(title)} textcolor rgb '{INK}' offset 0,-0.5",
             *settings,
             blocks,
             "plot " + ", \\\n  ".join(curves),
+            "unset label",  # title and caption are shown once
         ]
-        self.is_labelled = True
 
     def save(self):
         if self.key:
@@ -99,4 +97,3 @@ def power_below(value):
     while power * 10 <= value:
         power *= 10
     return power
-
