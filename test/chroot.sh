@@ -15,6 +15,7 @@ need_chroot() {
 	# with which it finds the keys of Debian's suites
 	need gpg has gpg
 	need util-linux has unshare
+	need iproute2 has ip
 }
 
 # debian_chroot FOLDER SUITES [OPTION...]: a small Debian of these suites ("trixie bookworm"). The
@@ -76,20 +77,21 @@ has_suite() {
 }
 
 # in_chroot FOLDER COMMAND...: runs it as root in there, with nothing of our environment. Nothing that
-# it starts outlives it, where the machine lets us have namespaces.
+# it starts outlives it, where the machine lets us have namespaces. With `offline` set it has a network of its own as
+# well, which leads nowhere, and whose ports are all free: servers that two systems begin at the same time take one port.
 in_chroot() {
-	local folder=$1 namespaces=()
+	local folder=$1 namespaces=(unshare --mount --pid --ipc --fork --kill-child)
 	shift
-	if unshare --mount --pid --ipc --fork --kill-child true 2>/dev/null; then
-		namespaces=(unshare --mount --pid --ipc --fork --kill-child)
-	fi
+	[[ -z ${offline:-} ]] || namespaces+=(--net)
+	"${namespaces[@]}" true 2>/dev/null || namespaces=()
 	# the first process of a namespace is deaf to signals and takes all others with it: a shell, so that
-	# the command hears them
+	# the command hears them. The machine's own lo is up.
 	env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C \
 		"${namespaces[@]}" sh -c '
 			if [ $$ = 1 ]; then
 				mount -t proc proc "$0/proc"
 				mount -t tmpfs -o mode=1777 tmpfs "$0/dev/shm"
+				ip link set lo up
 			fi 2>/dev/null
 			chroot "$0" "$@"
 			exit' "$folder" "$@"

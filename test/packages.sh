@@ -122,10 +122,10 @@ install_packages() {
 	# it may have been written for other versions
 	cp "$build/src/$archive"/debian/control "$user/src/$archive/debian"
 	as_documented "$user" 'apt-get install'
-	in_sources "$user" debian/tests/lock
+	offline=yes in_sources "$user" debian/tests/lock
 	say 'the extension takes locks'
 	quietly install_in_chroot "$user" "${client[@]#"$build"}" cmake g++ make pkg-config
-	in_sources "$user" debian/tests/client
+	offline=yes in_sources "$user" debian/tests/client
 	say 'programs build with the C++ client'
 }
 
@@ -174,7 +174,7 @@ newest_pg_config() {
 
 # takes_locks SYSTEM: by what is installed there, preloaded
 takes_locks() {
-	quietly in_chroot "$1" pg_virtualenv -o shared_preload_libraries=postgres_lock psql -X -v ON_ERROR_STOP=1 \
+	offline=yes quietly in_chroot "$1" pg_virtualenv -o shared_preload_libraries=postgres_lock psql -X -v ON_ERROR_STOP=1 \
 		-c 'CREATE EXTENSION postgres_lock' -c "SELECT pglock.acquire('order:42')"
 }
 
