@@ -12,7 +12,7 @@ BEGIN
 EXCEPTION WHEN others THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL;
     RAISE NOTICE E'%\n=> % %', shown, sqlstate,
-        regexp_replace(regexp_replace(concat_ws(E'\n', sqlerrm, nullif(detail, '')), '\m\d{16}\M', 'TOKEN', 'g'), ' since .*', ' since TIME');
+        regexp_replace(regexp_replace(concat_ws(E'\n', sqlerrm, nullif(detail, '')), '\m\d{16}\M', 'TOKEN', 'g'), 'since [^)]*', 'since TIME');
 END $$;
 
 --

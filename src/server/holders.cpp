@@ -40,17 +40,24 @@ held_since(const registry::reader &published, const lock_table::holder &by, cons
 	return since;
 }
 
+/* Adds one more to what is said in parentheses. */
+void
+add_fact(StringInfo facts, const char *fact)
+{
+	appendStringInfo(facts, "%s%s", facts->len > 0 ? ", " : "", fact);
+}
+
 /* For whom it takes its locks, and since when it holds that, as far as it has published it. */
 void
-append_published(StringInfo words, const lock_table::holder &by, const lockable &asked)
+add_published(StringInfo facts, const lock_table::holder &by, const lockable &asked)
 {
 	registry::reader published;
 
 	published.begin(by.number, by.pid);
 	if (const text *holder = published.holder(by.number); holder != nullptr)
-		appendStringInfo(words, " for \"%s\"", text_to_cstring(holder));
+		add_fact(facts, psprintf("for \"%s\"", text_to_cstring(holder)));
 	if (TimestampTz since = held_since(published, by, asked); since != 0)
-		appendStringInfo(words, " since %s", timestamptz_to_str(since));
+		add_fact(facts, psprintf("since %s", timestamptz_to_str(since)));
 	published.end();
 }
 
@@ -58,6 +65,8 @@ void
 append_holder(StringInfo words, const activity::reader &activity, const lock_table::holder &by,
 			  const lockable &asked)
 {
+	StringInfoData facts;
+
 	if (by.pid == 0)
 	{
 		appendStringInfoString(words, "a prepared transaction");
@@ -66,10 +75,13 @@ append_holder(StringInfo words, const activity::reader &activity, const lock_tab
 	appendStringInfo(words, "process %d", by.pid);
 	if (!may_see(by.role))
 		return;
+	initStringInfo(&facts);
 	if (const PgBackendStatus *status = activity.status_of(by.pid);
 		status != nullptr && status->st_appname[0] != '\0')
-		appendStringInfo(words, " (%s)", status->st_appname);
-	append_published(words, by, asked);
+		add_fact(&facts, status->st_appname);
+	add_published(&facts, by, asked);
+	if (facts.len > 0)
+		appendStringInfo(words, " (%s)", facts.data);
 }
 } // namespace
 

@@ -214,11 +214,11 @@ describe_holders(const lock_key &key)
 	rows.for_each_of_key(key.lock_id, [&](const shown_lease &lease) {
 		if (is_expired(lease.row, run))
 			return;
-		appendStringInfo(&words, "%stoken " INT64_FORMAT, words.len > 0 ? ", " : "",
+		appendStringInfo(&words, "%stoken " INT64_FORMAT " (", words.len > 0 ? ", " : "",
 						 lease.row.token);
 		if (lease.holder != nullptr && may_see(lease.row.role))
-			appendStringInfo(&words, " (%s)", text_to_cstring(lease.holder));
-		appendStringInfo(&words, " since %s", timestamptz_to_str(lease.row.acquired_at));
+			appendStringInfo(&words, "%s, ", text_to_cstring(lease.holder));
+		appendStringInfo(&words, "since %s)", timestamptz_to_str(lease.row.acquired_at));
 	});
 	rows.close();
 	return words.len > 0 ? words.data : nullptr;

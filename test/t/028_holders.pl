@@ -41,13 +41,13 @@ my $call = "CALL pglock.lock('k', '10ms')";
 #
 
 like(complaints($call), qr/^ERROR:  could not acquire lock "k" in time
-DETAIL:  It is held by process $pid \(worker 1\) since $time\.
+DETAIL:  It is held by process $pid \(worker 1, since $time\)\.
 \Q$where\E$/, 'a timeout names the holder');
-like(complaints("CALL pglock.lock('k', '0')"), qr/^DETAIL:  It is held by process $pid \(worker 1\) since/m, '... also of a try');
-like(complaints("CALL pglock.lock_raw(pglock.lock_id('k'), '0')"), qr/^DETAIL:  It is held by process $pid \(worker 1\) since/m, '... by its id');
+like(complaints("CALL pglock.lock('k', '0')"), qr/^DETAIL:  It is held by process $pid \(worker 1, since/m, '... also of a try');
+like(complaints("CALL pglock.lock_raw(pglock.lock_id('k'), '0')"), qr/^DETAIL:  It is held by process $pid \(worker 1, since/m, '... by its id');
 like(complaints("BEGIN; CALL pglock.lock('k', '10ms', scope => 'transaction')"),
 	qr/^ERROR:  could not acquire lock "k" in time\n/, '... at transaction scope, with nothing to warn of');
-like(complaints($call, 'monitor'), qr/^DETAIL:  It is held by process $pid \(worker 1\) since $time\.$/m, 'a monitor may know all');
+like(complaints($call, 'monitor'), qr/^DETAIL:  It is held by process $pid \(worker 1, since $time\)\.$/m, 'a monitor may know all');
 like(complaints($call, 'other'), qr/^DETAIL:  It is held by process $pid\.$/m, 'another role its process only, as in pg_locks');
 
 # waiters whose clients the server would not miss
@@ -66,7 +66,7 @@ my $call_slot = "CALL pglock.slot('k', 2, '10ms')";
 
 $holder->query("SELECT pglock.acquire_slot('k', 2), pglock.acquire_slot('k', 2)");
 like(complaints($call_slot), qr/^ERROR:  could not acquire a slot of "k" in time
-DETAIL:  Slots are held by process $pid \(worker 1\) since $time\.
+DETAIL:  Slots are held by process $pid \(worker 1, since $time\)\.
 \Q$where\E$/, 'a timeout names who holds slots, once');
 like(complaints($call_slot, 'other'), qr/^DETAIL:  Slots are held by process $pid\.$/m, '... to another role its process only');
 ($waiter) = holder('waiter', '');
@@ -75,7 +75,7 @@ wait_for_waiter($node, 'k');
 like(complaints($call_slot), qr/^HINT:  .*The clients of those who wait may be gone/m, '... that of whoever waits in front may be gone, too');
 $holder->query("SELECT pglock.release_slot('k', 1)");
 is(finish_waiting($waiter), '00000', 'the waiter gets the slot');
-like(complaints($call_slot), qr/^DETAIL:  Slots are held by process \d+ \(.*\) since $time, process \d+ \(.*\) since $time\.$/m, '... then both are named');
+like(complaints($call_slot), qr/^DETAIL:  Slots are held by process \d+ \(.*, since $time\), process \d+ \(.*, since $time\)\.$/m, '... then both are named');
 end_session($waiter);
 $holder->query('SELECT pglock.release_all()');
 
@@ -83,7 +83,7 @@ $holder->query('SELECT pglock.release_all()');
 my @many = map { [ holder("reader $_", "SELECT pglock.acquire('many', shared => true)") ] } 1 .. 7;
 
 like(complaints("CALL pglock.lock('many', '0')"),
-	qr/^DETAIL:  It is held by (process \d+ \(reader \d\) since $time, ){4}process \d+ \(reader \d\) since $time and 2 more\.$/m,
+	qr/^DETAIL:  It is held by (process \d+ \(reader \d, since $time\), ){4}process \d+ \(reader \d, since $time\) and 2 more\.$/m,
 	'of many some are named');
 is(complaints("SELECT pglock.acquire('many', shared => true); CALL pglock.lock('many', '0')") =~ /and (\d) more/ ? $1 : '', '2',
 	'... oneself is not among them');
@@ -122,7 +122,7 @@ end_session($reader, $writer, $second);
 
 $holder->query("SELECT pglock.acquire('k')");
 like(complaints("SELECT pglock.release('k')"), qr/^WARNING:  lock "k" is not held by this session
-DETAIL:  It is held by process $pid \(worker 1\) since $time\.$/, 'a release of what another session holds');
+DETAIL:  It is held by process $pid \(worker 1, since $time\)\.$/, 'a release of what another session holds');
 is(complaints("SELECT pglock.release('K')"), '', 'nothing is said of what nobody holds, where nothing was taken');
 is(complaints("SELECT pglock.acquire('a'), pglock.release('K')"), 'WARNING:  lock "K" is not held by this session', '... but after something was');
 is(complaints("SELECT pglock.acquire('a'), pglock.release('a', shared => true)"), 'WARNING:  lock "a" is not held shared

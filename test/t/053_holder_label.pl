@@ -63,7 +63,7 @@ $holder->query_safe("SET pglock.holder = 'worker 7'");
 my $stderr;
 
 $node->psql('postgres', "CALL pglock.lock('k', '1ms')", stderr => \$stderr);
-like($stderr, qr/^DETAIL:  .*process \d+ \(.*\) for "worker 7" since /m, 'who waits in vain is told');
+like($stderr, qr/^DETAIL:  .*process \d+ \(.*, for "worker 7", since .*\)\.$/m, 'who waits in vain is told');
 $holder->query_safe("SELECT pglock.acquire_lease('default'), pglock.acquire_lease('own', holder => 'me'), pglock.try_lease('try');
 	RESET pglock.holder; SELECT pglock.acquire_lease('nobody')");
 is($observer->query("SELECT string_agg(key || ':' || coalesce(holder, '-'), ' ' ORDER BY key) FROM pglock.leases"),
