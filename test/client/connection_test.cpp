@@ -1,10 +1,14 @@
 // How the interface to a connection is found, and named.
+#include <array>
 #include <memory>
 #include <string>
+#include <sys/socket.h>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <postgres_lock/detail/hang_up.hpp>
 #include <postgres_lock/lock.hpp>
 
 #include "fake.hpp"
@@ -227,4 +231,24 @@ TEST(Connection, TheTableOfSessionsForgetsThoseThatNobodyUses)
 	(void)table.find(&addresses[999]);
 	EXPECT_EQ(table.find(&addresses[1]).use_count(), 2);
 	EXPECT_LT(table.size(), 500u);
+}
+
+TEST(Connection, IsHungUpUnderItsOwnerAndNobodyElse)
+{
+	std::array<int, 2> connection{};
+	std::array<int, 2> strangers{};
+	char received = 0;
+
+	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, connection.data()), 0);
+
+	auto hang_up = pglock::detail::hang_up_of(connection[0]);
+
+	close(connection[0]);
+	ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, strangers.data()), 0);
+	ASSERT_EQ(strangers[0], connection[0]) << "a file gets the lowest number";
+	hang_up();
+	EXPECT_EQ(recv(connection[1], &received, 1, 0), 0) << "it is closed";
+	EXPECT_EQ(send(strangers[0], "x", 1, MSG_NOSIGNAL), 1);
+	for (int each : {connection[1], strangers[0], strangers[1]})
+		close(each);
 }

@@ -215,6 +215,23 @@ TEST_F(Keeper, RequestsStopInTimeWhenItCannotConnect)
 	EXPECT_EQ(heard[0], "no network");
 }
 
+TEST_F(Keeper, GoesOnWhenWhatIsNoExceptionIsThrown)
+{
+	std::atomic<int> tries = 0;
+	auto network = connect_to(granted);
+	keeper keeper([&] {
+		if (tries++ == 0)
+			throw 42;
+		return network();
+	});
+	lease held = take(1500ms);
+	auto deadline = held.deadline();
+	pglock::kept kept = keeper.keep(held);
+
+	EXPECT_TRUE(soon([&] { return held.deadline() > deadline; }));
+	EXPECT_FALSE(kept.stop_token().stop_requested());
+}
+
 TEST_F(Keeper, RequestsStopInTimeWhenConnectingBlocks)
 {
 	std::promise<void> ends;

@@ -283,8 +283,12 @@ class keeper
 			if (dynamic_cast<const connection_lost *>(&failure) != nullptr)
 				connection.reset();
 			tell_of(kept.held, failure);
-			return outcome::failed;
 		}
+		catch (...)
+		{
+			tell_of(kept.held, std::runtime_error("what is no std::exception was thrown"));
+		}
+		return outcome::failed;
 	}
 
 	void

@@ -8,11 +8,10 @@
 #include <memory>
 #include <new>
 #include <string>
-#include <sys/socket.h>
 
 #include "connection.hpp"
 #include "detail/answer.hpp"
-#include "detail/file.hpp"
+#include "detail/hang_up.hpp"
 #include "detail/socket.hpp"
 #include "error.hpp"
 #include "lock.hpp"
@@ -227,15 +226,12 @@ template <> struct connection_traits<PGconn>
 			throw connection_lost(PQerrorMessage(&connection));
 		if (!request)
 			throw std::bad_alloc();
-		// libpq may close its own meanwhile, and the number be somebody else's
-		auto socket = std::make_shared<detail::file>(detail::duplicate_of(PQsocket(&connection)));
-
 		return {[request] {
 					std::array<char, 256> message;
 
 					PQcancel(request.get(), message.data(), static_cast<int>(message.size()));
 				},
-				[socket] { ::shutdown(socket->get(), SHUT_RDWR); }};
+				detail::hang_up_of(PQsocket(&connection))};
 	}
 
 	static int

@@ -195,6 +195,8 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 	static command_control
 	control(T &connection)
 	{
+		if (connection.sock() < 0)
+			throw connection_lost("the connection is closed");
 		return {[&connection] {
 					try
 					{
@@ -205,7 +207,7 @@ template <std::derived_from<detail::pqxx_connection> T> struct connection_traits
 						// it is tried again
 					}
 				},
-				[&connection] { detail::close_socket(connection); }};
+				detail::hang_up_of(connection.sock())};
 	}
 
 	static int

@@ -3,24 +3,25 @@
 
 #include <condition_variable>
 #include <mutex>
-#include <sys/socket.h>
 #include <thread>
 
 #include "../connection.hpp"
+#include "hang_up.hpp"
 #include "thread.hpp"
 
 namespace pglock::detail
 {
 /// Closes a connection if the time passes while the alarm lives, so that whoever waits for it ends.
-/// The thread that does so takes no signals. Without a time there is none.
+/// The thread that does so takes no signals. Without a time, or a socket, there is none.
 class alarm
 {
   public:
 	/// Throws `std::system_error` if there can't be a thread.
-	alarm(int socket, const deadline &until) : socket_(socket)
+	alarm(int socket, const deadline &until)
 	{
-		if (!until)
+		if (!until || socket < 0)
 			return;
+		hang_up_ = hang_up_of(socket);
 
 		signals_blocked blocked;
 
@@ -60,10 +61,10 @@ class alarm
 		if (over_.wait_until(guard, time, [this] { return is_over_; }))
 			return;
 		has_rung_ = true;
-		::shutdown(socket_, SHUT_RDWR);
+		hang_up_();
 	}
 
-	int socket_;
+	std::function<void()> hang_up_;
 	mutable std::mutex mutex_;
 	std::condition_variable over_;
 	bool is_over_ = false;

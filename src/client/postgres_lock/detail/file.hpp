@@ -71,9 +71,14 @@ make_pipe()
 {
 	std::array<int, 2> ends{-1, -1};
 
+#ifdef __APPLE__
+	// has no pipe2(): a program that is started in between gets it, too
 	if (::pipe(ends.data()) == 0)
 		for (int end : ends)
 			fcntl(end, F_SETFD, FD_CLOEXEC);
+#else
+	static_cast<void>(::pipe2(ends.data(), O_CLOEXEC));
+#endif
 	return {file(ends[0]), file(ends[1])};
 }
 } // namespace pglock::detail
