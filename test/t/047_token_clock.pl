@@ -92,8 +92,10 @@ sub commit
 	return;
 }
 
-# Begins with a backup of the primary, and follows the server `of`, which may be a standby itself.
+# Begins with a backup of the primary, and follows the server `of`, which may be a standby itself. What a backup becomes
+# must not put its own timeline into the primary's archive, from which others are restored.
 my $primary;
+my $not_archiving = "archive_mode = off\n";
 
 sub new_standby
 {
@@ -102,7 +104,7 @@ sub new_standby
 
 	$standby->init_from_backup($primary, 'backup', has_streaming => 1);
 	$standby->enable_streaming($of);
-	$standby->append_conf('postgresql.conf', $conf // '');
+	$standby->append_conf('postgresql.conf', $not_archiving . ($conf // ''));
 	with_clock($name, sub { $standby->start });
 	return $standby;
 }
@@ -416,7 +418,7 @@ foreach my $margin (MARGIN, 0)
 	my $restored = PostgreSQL::Test::Cluster->new("restored_$margin", install_path => $installation->install_path);
 
 	$restored->init_from_backup($primary, 'backup', has_restoring => 1, standby => 0);
-	$restored->append_conf('postgresql.conf', "recovery_target_lsn = '$point'\nrecovery_target_action = promote\n"
+	$restored->append_conf('postgresql.conf', "${not_archiving}recovery_target_lsn = '$point'\nrecovery_target_action = promote\n"
 		  . "pglock.token_margin = $margin");
 	with_clock($restored->name, sub { $restored->start });
 	set_clock($restored, $ahead{primary} - BEHIND);
@@ -425,6 +427,7 @@ foreach my $margin (MARGIN, 0)
 		$margin ? 'recovered to a point in time: tokens grow' : 'control: not without a margin');
 	stop_and_check_log($restored);
 }
+is_deeply([ glob($primary->archive_dir . '/*.history') ], [], 'the archive is of one timeline');
 
 stop_and_check_log($primary);
 done_testing();
