@@ -468,6 +468,10 @@ server_tests() {
 	done
 }
 
+# those that build libraries of their own, which takes long
+# shellcheck disable=SC2034
+building='two_libraries|build|token_clock|lease_clock'
+
 #
 # A server for a demonstration or a benchmark
 #

@@ -4,7 +4,8 @@
 #
 # KEEP=folder keeps the chroot there, for the next run. TESTS chooses tests, as for make test. ELSEWHERE names a
 # version that is tested elsewhere: here it is only installed, for the upgrades from it. In CI the `required`
-# versions must not be missing, and those that are not released, which may fail, have the quick tests only.
+# versions must not be missing, tests that build libraries run on the newest of them only, and versions that are not
+# released, which may fail, have the quick tests only.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "$0")/lib.sh"
@@ -73,10 +74,12 @@ test_version() {
 tests_of() {
 	if [[ $1 == "${ELSEWHERE:-}" ]]; then
 		say functions
-	elif [[ -n ${CI:-} ]] && ! released "$1"; then
-		server_tests | tr ' ' '\n' | grep -v '^[0-9]' | tr '\n' ' '
-	else
+	elif [[ -z ${CI:-} || $1 == "${required[-1]}" ]]; then
 		server_tests
+	elif released "$1"; then
+		server_tests | sed -E "s/[0-9]+_($building) //g"
+	else
+		server_tests | sed -E 's/[0-9]+_[^ ]+ //g'
 	fi
 }
 

@@ -26,6 +26,8 @@ main() {
 	tools=$(test_tools)
 
 	read -r -d '' -a given <<<"${TESTS_ENVIRONMENT:-}" || true
+	get_ready_for_tap
+	begin_client_test
 	results=()
 	# one session at a time needs nothing preloaded, so those tests show that nothing has to be
 	choose "$src"/sql/[^-]*.sql
@@ -163,15 +165,29 @@ to_tap() {
 	fi
 }
 
+# Says in `environment` what the TAP tests are told.
+get_ready_for_tap() {
+	# the second and the third are what PostgreSQL 16 has made of the first
+	environment=(TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log"
+		PGPORT=65432 PG_REGRESS="$tools/regress/pg_regress" "${given[@]}")
+	as_server mkdir "$work/tap"
+}
+
+# Begins the test that compiles for minutes, if it is to run: what others need is got meanwhile. For prove there is one
+# that says what this says, and is over when this is.
+begin_client_test() {
+	asked_for 050_client || return 0
+	as_server env "${environment[@]}" perl -I "$tools/perl" -I "$src" "$src/test/t/050_client.pl" \
+		</dev/null >"$work/050_client.tap" &
+	as_server mkdir "$work/begun"
+	say "exec qw(tail -n +1 -f --pid=$! $work/050_client.tap)" >"$work/begun/050_client.pl"
+}
+
 # Runs the TAP tests; prove's summary, of all suites, comes last.
 prove_all() {
 	local status=0 tests=("${results[@]}")
 	local name
-	# the second and the third are what PostgreSQL 16 has made of the first
-	local environment=(TESTDIR="$work/tap" TESTDATADIR="$work/tap/tmp_check" TESTLOGDIR="$work/tap/tmp_check/log"
-		PGPORT=65432 PG_REGRESS="$tools/regress/pg_regress" "${given[@]}")
 
-	as_server mkdir "$work/tap"
 	for name; do
 		case $name in
 			067_vanished)
@@ -179,8 +195,8 @@ prove_all() {
 					perl -I "$tools/perl" -I "$src" "src/test/t/$name.pl" >"$work/$name.tap" || true
 				tests+=("$name.tap")
 				;;
-			050_client) # compiles for minutes: others run beside it
-				tests=("src/test/t/$name.pl" "${tests[@]}")
+			050_client)
+				tests=("begun/$name.pl" "${tests[@]}")
 				;;
 			*)
 				tests+=("src/test/t/$name.pl")
