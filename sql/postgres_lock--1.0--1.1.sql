@@ -158,7 +158,7 @@ CREATE FUNCTION server_of(key text, servers integer) RETURNS integer
 AS 'MODULE_PATHNAME', 'pglock_server_of_text' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 
 COMMENT ON FUNCTION server_of(text, servers integer) IS
-'Which of so many servers, counted from 0, has the locks, slots and leases of a key: lock_id(key) %
+'Which of that many servers, numbered from 0, has the locks, slots and leases of a key: lock_id(key) %
 servers. Clients that choose a server by this rule agree. NULL for NULL. Error: 22023 for less than 1
 server.';
 
@@ -215,7 +215,7 @@ VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION try_slot(text, slots integer, scope text) IS
 'Takes one of the slots of a key if that is possible at once. Returns its number; NULL: all are taken, or
-others wait for one. Never waits. slots, scope and errors as for acquire_slot.';
+others wait for one. Never waits for another session. slots, scope and errors as for acquire_slot.';
 
 CREATE FUNCTION try_slot(key bigint, slots integer, scope text = 'session')
 RETURNS integer
@@ -326,7 +326,7 @@ COMMENT ON FUNCTION acquire_lease(text, ttl interval, timeout interval, holder t
 'Waits for a lease and takes it. Returns its token, with which any session of this role can renew, check
 and release it; NULL: the timeout passed. It ends when it is released or revoked, or when another takes it
 after it has expired. ttl: how long it lasts unless it is renewed, from 1 ms to 1 year. timeout: as for
-acquire. holder: whom the view leases shows, by default what pglock.holder says. slots: so many may hold a
+acquire. holder: whom the view leases shows, by default what pglock.holder says. slots: how many may hold a
 lease of the key at a time. Taken in a transaction that is rolled back, it never was. The token is a
 fencing token, as that of token(). Errors: 22004, 22023, 25006 on a standby and in a read-only
 transaction, 40P01, 53200, 57014, 55P03 only for lock_timeout.';
@@ -487,8 +487,8 @@ AS 'MODULE_PATHNAME', 'pglock_holds_lease_text' LANGUAGE C
 VOLATILE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION holds_lease(text, token bigint) IS
-'Whether the lease is held with that token now, and has not expired. What is to hold until COMMIT is
-check_lease. Errors: 22004, 25006 on a standby, 42501 if another role took it.';
+'Whether the lease is held with that token now, and has not expired. For a guarantee that lasts until COMMIT,
+call check_lease. Errors: 22004, 25006 on a standby, 42501 if another role took it.';
 
 CREATE FUNCTION holds_lease(key bigint, token bigint)
 RETURNS boolean
@@ -639,12 +639,13 @@ timeout: NULL waits for ever, 0 does not wait, the maximum is 2147483647 ms. sha
 sessions may hold a lock shared, only one exclusively. scope: ''session'' (until it is released) or
 ''transaction'' (until the transaction ends, or a savepoint set before is rolled back to). Errors: 22004,
 22023, 25006 on a standby, 40P01, 53200, 54000 above pglock.max_holds, 55000 with pglock.session_scope
-off; 55P03 only because of lock_timeout, 57014 only because of statement_timeout or a cancel request.
-After an error nothing new is held.';
+off; 55P03 because of lock_timeout, 57014 because of statement_timeout or a cancel request. With
+pglock.synchronous_acquire, also 55P03 if no synchronous standby confirms the lock in time, and 55000 if it
+is strict and there is no such standby. After an error nothing new is held.';
 
 COMMENT ON FUNCTION try(text, shared boolean, scope text) IS
-'Takes a lock if that is possible at once. true: it is held; false: nothing was taken. Never waits.
-shared, scope and errors as for acquire.';
+'Takes a lock if that is possible at once. true: it is held; false: nothing was taken. Never waits
+for another session. shared, scope and errors as for acquire.';
 
 COMMENT ON FUNCTION acquire_all(text[], timeout interval, shared boolean, scope text) IS
 'Takes all of the locks or none. true: all are held; false: the timeout passed and none was taken. They
