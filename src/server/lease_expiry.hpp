@@ -15,7 +15,7 @@ end_of(const lease_row &row, const lease_clock::run &current)
 	if (row.expires == 0 || row.run == current.id)
 		return row.expires;
 	/* what was renewed before the server was restarted may be lost: it has its whole time again */
-	return current.began + row.ttl;
+	return current.began + row.time_to_live();
 }
 
 inline bool

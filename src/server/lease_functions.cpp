@@ -147,6 +147,7 @@ renew_leases(FunctionCallInfo fcinfo)
 					  TYPALIGN_DOUBLE, &tokens, &nulls, &count);
 
 	int64 ttl = optional_ttl_argument(fcinfo, 1);
+	leases::renewals renewing;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	for (int i = 0; i < count; i++)
@@ -155,7 +156,7 @@ renew_leases(FunctionCallInfo fcinfo)
 		if (nulls[i])
 			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 							errmsg("tokens must not contain nulls")));
-		if (!leases::renew(DatumGetInt64(tokens[i]), ttl))
+		if (!renewing.renew(DatumGetInt64(tokens[i]), ttl))
 			continue;
 
 		row_builder<1> columns;
@@ -163,7 +164,7 @@ renew_leases(FunctionCallInfo fcinfo)
 		columns.add(tokens[i]);
 		columns.put(fcinfo);
 	}
-	leases::make_renewals_durable();
+	renewing.make_durable();
 	return 0;
 }
 
@@ -206,7 +207,7 @@ put_lease(FunctionCallInfo fcinfo, const shown_lease &lease, int64 end)
 	TimestampTz expires_at = GetCurrentTimestamp() + (end - steady_clock::now());
 	auto ttl = static_cast<Interval *>(palloc0(sizeof(Interval)));
 
-	ttl->time = lease.row.ttl;
+	ttl->time = lease.row.time_to_live();
 	columns.add_text(visible ? lease.key : cstring_to_text(hidden));
 	columns.add(Int32GetDatum(lease.row.slot));
 	columns.add(Int64GetDatum(lease.row.token));

@@ -24,13 +24,19 @@ struct lease_row
 	int64 key_id;
 	int64 token;
 	int64 expires; /* by steady_clock::now(), in `run`; 0: claimed by a takeover */
-	int64 ttl;
-	int64 run; /* in which it was acquired or last renewed */
+	int64 ttl;	   /* negative: it was lengthened to that, and a crash may undo it */
+	int64 run;	   /* in which it was acquired or last renewed */
 	TimestampTz acquired_at;
 	TimestampTz renewed_at;
 	Oid database;
 	Oid role;
 	int32 slot;
+
+	int64
+	time_to_live() const
+	{
+		return ttl < 0 ? -ttl : ttl;
+	}
 };
 
 /* What of the row of a lease can be seen now. */

@@ -151,7 +151,27 @@ foreach my $preloaded ('', 'postgres_lock')
 	is($impatient->query("SELECT pglock.renew_lease('long', $tokens{long}, '2h')"), '', '... but not for longer');
 	like($impatient->{stderr}, qr/canceling the renewal of a lease that was not yet replicated/, '... which is an error');
 	is($impatient->query("SELECT pglock.renew_lease('long', $tokens{long}, make_interval(secs => @{[ LONG ]}))"), 't', '... for less it is');
-	end_session($impatient);
+	is(ask($node, "SELECT ttl = make_interval(secs => @{[ LONG ]}), expires_at - renewed_at < '2h' FROM pglock.leases WHERE key = 'long'"),
+		't|t', '... and it lasts no longer than before');
+
+	# who renews a lease that another is just making last longer waits for the same
+	my $patient = session($node);
+
+	start_waiting($patient, "SELECT pglock.renew_lease('long', $tokens{long}, '2h')");
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'") or die 'nobody waits';
+	is($impatient->query("SELECT pglock.renew_lease('long', $tokens{long})"), '', '... nor while another asks for longer');
+	like($impatient->{stderr}, qr/canceling the renewal of a lease that was not yet replicated/, '... which may be lost');
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+	$node->reload;
+	is(finish_waiting($patient), '00000', '... until it is there');
+	$node->append_conf('postgresql.conf', "synchronous_standby_names = 'missing'");
+	$node->restart;
+	is( ask($node, "SET statement_timeout = '1s'; SELECT pglock.renew_lease('long', $tokens{long})"),
+		't', '... then renewing it is as quick as ever');
+	is(ask($node, "SELECT ttl FROM pglock.leases WHERE key = 'long'"), '02:00:00', '... for longer');
+	is( ask($node, "SET statement_timeout = '1s'; SELECT pglock.renew_lease('long', $tokens{long}, make_interval(secs => @{[ LONG ]}))"),
+		't', '... or for less again');
+	end_session($impatient, $patient);
 	$node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 	$node->restart;
 
