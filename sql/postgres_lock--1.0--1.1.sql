@@ -512,8 +512,8 @@ AS 'MODULE_PATHNAME', 'pglock_revoke_lease_text' LANGUAGE C
 VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION revoke_lease(text) IS
-'Ends all leases of the key that have not expired, and returns how many those were. Their holders find out
-when they renew or check them. For the role that took them and its members, members of pg_signal_backend
+'Ends all leases of the key, and returns how many had not expired. Their holders find out when they renew
+or check them. For the role that took them and its members, members of pg_signal_backend
 (unless a superuser took them) and superusers. Errors: 22004, 25006 on a standby and in a read-only
 transaction, 42501, 57014.';
 

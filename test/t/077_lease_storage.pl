@@ -163,6 +163,8 @@ sub test_flushing
 	kill 'STOP', $writer;
 	is_flushed($acquire, 't', 'acquiring waits for the disk');
 	is_flushed($release, 'f', '... a release alone does not');
+	$holder->query_safe($acquire);
+	is_flushed("SELECT pglock.revoke_lease('flushed') AS revoked \\gset", 't', '... revoking does, since the holder may go on');
 	is_flushed("BEGIN; SET LOCAL synchronous_commit = off; $acquire\nCOMMIT", 't', '... acquiring does, whatever synchronous_commit is');
 	is_flushed("BEGIN; INSERT INTO written VALUES (1); $release\nCOMMIT", 't', '... a release after other writes does');
 	$holder->query_safe($acquire);
