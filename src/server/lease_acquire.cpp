@@ -57,7 +57,7 @@ take_slot(const lock_key &key, const wanted &how, int32 slot)
 		rows.insert(row, key.name, how.holder);
 		/* so that this command itself can release it */
 		CommandCounterIncrement();
-		/* whoever takes over from this server must know of it, whatever synchronous_commit is */
+		/* as releases do not; standbys are waited for as by any commit */
 		ForceSyncCommit();
 	}
 	rows.close();
@@ -123,7 +123,10 @@ look_at_slots(const lock_key &key, const wanted &how)
 	{
 		look one = look_at_slot(key, how, (first + i) % how.slots + 1);
 
-		CHECK_FOR_INTERRUPTS();
+		/* which may swallow that a slot was released: whoever waits for the only one has no
+		 * patience */
+		if (how.slots > 1)
+			CHECK_FOR_INTERRUPTS();
 		seen = {one.token, Min(seen.next_end, one.next_end), seen.is_changing || one.is_changing};
 	}
 	return seen;
@@ -131,11 +134,11 @@ look_at_slots(const lock_key &key, const wanted &how)
 
 /* Waits for the end of what another transaction does to the only slot of a key. */
 int64
-wait_for_slot(const lock_key &key, const wanted &how)
+wait_for_slot(const lock_key &key, const wanted &how, TimestampTz deadline)
 {
 	heavyweight_lock lock = lease_locks::slot(key.lock_id, 1, lease_locks::use::take);
 
-	if (manager::wait(lock, scope::transaction, how.deadline) == nullptr)
+	if (manager::wait(lock, scope::transaction, deadline) == nullptr)
 		return 0;
 	return take_slot_or_unlock(key, how, 1, lock);
 }
@@ -160,7 +163,8 @@ take_when_free(const lock_key &key, const wanted &how)
 			seen.next_end = Min(seen.next_end, steady_clock::now() + patience);
 		/* who waits in the lock manager is woken by it, and seen by its deadlock detection */
 		else if (seen.token == 0 && seen.is_changing)
-			seen = {wait_for_slot(key, how), steady_clock::now(), false};
+			seen = {wait_for_slot(key, how, sleeper.wall_clock_deadline()), steady_clock::now(),
+					false};
 		if (seen.token != 0)
 			return seen.token;
 		if (!sleeper.sleep_until(seen.next_end))

@@ -199,12 +199,13 @@ take_back(record &r)
 void
 publish_copy(record &r, const record &of)
 {
-	uint32 version = r.version;
+	record copy = of;
 
 	Assert(!r.is_published());
-	r = of;
-	r.version = version;
-	set_version(r.version, version + 1);
+	/* at no moment may it seem to be whole before it is */
+	copy.version = r.version;
+	r = copy;
+	set_version(r.version, r.version + 1);
 }
 
 record *

@@ -41,4 +41,12 @@ sleeper::sleep_until(int64 when)
 						errmsg("canceling statement due to lock timeout")));
 	return steady_clock::now() < deadline;
 }
+
+TimestampTz
+sleeper::wall_clock_deadline() const
+{
+	return deadline == steady_clock::never
+			   ? deadline::never
+			   : GetCurrentTimestamp() + (deadline - steady_clock::now());
+}
 } // namespace pglock

@@ -22,6 +22,9 @@ class sleeper
 	 */
 	bool sleep_until(int64 when);
 
+	/* The deadline by the wall clock, as that goes now: it may have been set since. */
+	TimestampTz wall_clock_deadline() const;
+
   private:
 	/* by steady_clock::now() */
 	int64 deadline;
