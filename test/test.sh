@@ -174,13 +174,20 @@ get_ready_for_tap() {
 }
 
 # Begins the test that compiles for minutes, if it is to run: what others need is got meanwhile. For prove there is one
-# that says what this says, and is over when this is.
+# that says what this says, and ends when and as this does.
 begin_client_test() {
 	asked_for 050_client || return 0
-	as_server env "${environment[@]}" perl -I "$tools/perl" -I "$src" "$src/test/t/050_client.pl" \
-		</dev/null >"$work/050_client.tap" &
+	{
+		local status=0
+		as_server env "${environment[@]}" perl -I "$tools/perl" -I "$src" "$src/test/t/050_client.pl" \
+			</dev/null >"$work/050_client.tap" || status=$?
+		say "$status" >"$work/050_client.status"
+	} &
 	as_server mkdir "$work/begun"
-	say "exec qw(tail -n +1 -f --pid=$! $work/050_client.tap)" >"$work/begun/050_client.pl"
+	cat >"$work/begun/050_client.pl" <<-END
+		system qw(tail -n +1 -f --pid=$! $work/050_client.tap);
+		exec 'sh', '-c', 'exit \$(cat $work/050_client.status)';
+	END
 }
 
 # Runs the TAP tests; prove's summary, of all suites, comes last.
